@@ -1,0 +1,51 @@
+"""Entity ids and the keys they become.
+
+Items and users are int64 everywhere. A source that names them otherwise is hashed at the edge, once, and the
+original is kept in the record. A key is the id as 8 big-endian bytes, so that the same entity has the same key, and
+by murmur2 the same partition, in every topic and table.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+__all__ = ["WATERMARK_KEY", "entity_id", "entity_ids", "entity_key", "entity_keys", "hashed_id"]
+
+#: Key of the watermark row of a table partition. Entity keys are 8 bytes (12 with a chunk number), this is 9.
+WATERMARK_KEY = b"watermark"
+
+_KEY = struct.Struct(">q")
+_INT64_MAX = 2**63 - 1
+
+
+def hashed_id(original: str) -> int:
+    """The int64 id of a string id: xxh3-64 of its UTF-8 bytes, as a signed number."""
+    value = xxhash.xxh3_64_intdigest(original.encode())
+    return value - 2**64 if value > _INT64_MAX else value
+
+
+def entity_key(entity: int) -> bytes:
+    """The 8-byte big-endian key of an id. Raises struct.error outside int64."""
+    return _KEY.pack(entity)
+
+
+def entity_id(key: bytes) -> int:
+    """The id of an 8-byte key."""
+    value: int = _KEY.unpack(key)[0]
+    return value
+
+
+def entity_keys(entities: npt.NDArray[np.int64]) -> list[bytes]:
+    """Keys of many ids ([n] int64)."""
+    raw = entities.astype(">i8").tobytes()
+    return [raw[at : at + 8] for at in range(0, len(raw), 8)]
+
+
+def entity_ids(keys: Iterable[bytes]) -> npt.NDArray[np.int64]:
+    """Ids of many 8-byte keys."""
+    return np.frombuffer(b"".join(keys), dtype=">i8").astype(np.int64)

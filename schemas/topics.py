@@ -1,0 +1,118 @@
+"""The one table of topics and tables.
+
+Topic creation (`aif topics create`), the worker, serving and topology.md (`aif topics document`) are all made from
+what stands here. Names are without the deployment's prefix; see deployment.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+__all__ = ["TABLES", "TOPICS", "Table", "Topic", "all_topics", "changelog_topic", "dead_letter_topic"]
+
+_DAY_MS: Final = 86_400_000
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic: its contract and how it is kept.
+
+    `partitions` is `"deployment"` (the deployment's partition count: topics and tables that are joined share it) or 1.
+    `retention_ms` is None where every record is kept for ever.
+    """
+
+    name: str
+    key: str
+    schema: str
+    partitions: Literal["deployment", 1]
+    cleanup: Literal["delete", "compact", "compact,delete"]
+    retention_ms: int | None
+    timestamps: Literal["LogAppendTime", "CreateTime"]
+    writers: str
+    readers: str
+    promise: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: RocksDB in the worker that owns the partition, and a compacted changelog topic that is its truth."""
+
+    name: str
+    key: str
+    schema: str
+    source: str
+    writers: str
+    readers: str
+    holds: str
+
+
+def dead_letter_topic(source: str) -> str:
+    """Name of the topic that takes what a source topic's readers refuse."""
+    return f"{source}.dead-letter"
+
+
+def changelog_topic(table: str) -> str:
+    """Name of a table's changelog topic."""
+    return f"{table}-changelog"
+
+
+_SOURCES: Final = (
+    Topic(
+        "item-updates", "item_id", "item_update", "deployment", "delete", 30 * _DAY_MS, "LogAppendTime",
+        "aif replay, catalogue feeds", "item agent",
+        "Any order: newest (event time, offset) wins per item. The compacted truth is the items changelog.",
+    ),
+    Topic(
+        "user-events", "user_id", "user_event", "deployment", "delete", 30 * _DAY_MS, "LogAppendTime",
+        "aif replay, event collectors", "user agent",
+        "In order per user as sent; late events up to the longest window count where they belong.",
+    ),
+    Topic(
+        "model-versions", "constant", "model_version", 1, "delete", None, "LogAppendTime",
+        "aif model publish", "every worker and server, without a group, from the start",
+        "One partition: the log's order decides which version is the newest.",
+    ),
+)  # fmt: skip
+
+TABLES: Final[dict[str, Table]] = {
+    table.name: table
+    for table in (
+        Table(
+            "items", "item_id", "item_row", "item-updates", "item agent", "rebuild after a new model, serving (titles, coverage)",
+            "The newest state of each item with its LSH signature; a deleted item stays as a marker.",
+        ),
+        Table(
+            "n2o_a", "item_id", "n2o_row", "item-updates", "item agent, rebuild", "serving (N2O slab)",
+            "One fixed-size record per item: vector, bridge weights, signature and the model version that made them.",
+        ),
+        Table(
+            "users", "user_id", "user_head", "user-events", "user agent", "serving (user phase)",
+            "Sparse window tiles by event time, the newest 32 behaviours, the last 32 event ids.",
+        ),
+    )
+}  # fmt: skip
+
+
+def _dead_letters(source: Topic) -> Topic:
+    return Topic(
+        dead_letter_topic(source.name), "topic-partition-offset", "dead_letter", 1, "compact,delete", 90 * _DAY_MS,
+        "CreateTime", f"readers of {source.name}", "aif dead-letters",
+        "The same bad record has the same key: a second reading replaces the first.",
+    )  # fmt: skip
+
+
+def _changelog(table: Table) -> Topic:
+    return Topic(
+        changelog_topic(table.name), table.key, table.schema, "deployment", "compact", None, "CreateTime",
+        table.writers, f"recovery of {table.name}, serving",
+        "One transaction per source batch, a watermark row last; read committed.",
+    )  # fmt: skip
+
+
+TOPICS: Final[dict[str, Topic]] = {topic.name: topic for topic in _SOURCES}
+
+
+def all_topics() -> list[Topic]:
+    """Every topic of a deployment: sources, their dead letters, changelogs."""
+    return [*_SOURCES, *map(_dead_letters, _SOURCES), *map(_changelog, TABLES.values())]
