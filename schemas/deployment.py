@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from schemas.errors import BadInput
 from schemas.topics import changelog_topic, dead_letter_topic
@@ -21,7 +21,10 @@ Clock = Literal["event", "wall"]
 
 @dataclass(frozen=True)
 class Deployment:
-    """Settings shared by producers, workers and servers. Environment variable of a field: `AIF_` + its name in capitals."""
+    """Settings shared by producers, workers and servers.
+
+    Environment variable of a field: `AIF_` + its name in capitals.
+    """
 
     #: host:port list of the Kafka brokers.
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -88,7 +91,7 @@ class Deployment:
         return self.topic(dead_letter_topic(source))
 
 
-def _parse(variable: str, text: str, kind: type) -> object:
+def _parse(variable: str, text: str, kind: type[Any]) -> object:
     try:
         return Path(text) if issubclass(kind, Path) else kind(text)
     except ValueError as error:

@@ -79,7 +79,8 @@ TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
         Table(
-            "items", "item_id", "item_row", "item-updates", "item agent", "rebuild after a new model, serving (titles, coverage)",
+            "items", "item_id", "item_row", "item-updates", "item agent",
+            "rebuild after a new model, serving (titles, coverage)",
             "The newest state of each item with its LSH signature; a deleted item stays as a marker.",
         ),
         Table(

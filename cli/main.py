@@ -1,0 +1,88 @@
+"""The `aif` command: a table of sub-commands, loaded when called, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from typing import Any, Final
+
+import click
+
+from schemas.errors import AifError, BadInput, Unavailable
+
+__all__ = ["COMMANDS", "exit_code", "main"]
+
+#: Sub-command -> where its click command lives. A module is imported only when its command or its help is asked for.
+COMMANDS: Final[dict[str, str]] = {
+    "demo": "cli.demo:command",
+    "broker": "cli.broker:command",
+    "topics": "cli.topics:command",
+    "train": "cli.train:command",
+    "artifact": "cli.artifact:command",
+    "model": "cli.model:command",
+    "worker": "cli.worker:command",
+    "replay": "cli.replay:command",
+    "serve": "cli.serve:command",
+    "tables": "cli.tables:command",
+    "lag": "cli.lag:command",
+    "verify": "cli.verify:command",
+    "dead-letters": "cli.dead_letters:command",
+}
+
+_BAD_INPUT: Final = 2  # click's own code for a usage error
+_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
+_SOFTWARE: Final = 70  # EX_SOFTWARE
+
+
+def exit_code(error: AifError) -> int:
+    """The process's exit status for an error: 2 the caller's fault, 69 worth a retry, 70 anything else."""
+    if isinstance(error, BadInput):
+        return _BAD_INPUT
+    return _UNAVAILABLE if isinstance(error, Unavailable) else _SOFTWARE
+
+
+class _LazyGroup(click.Group):
+    """Finds commands in COMMANDS, in that order, and prints an AifError as one line instead of a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if _exists(name)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AifError as error:
+            click.echo(f"aif: {error}", err=True)
+            ctx.exit(exit_code(error))
+
+
+def _exists(name: str) -> bool:
+    return importlib.util.find_spec(COMMANDS[name].partition(":")[0]) is not None
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="aif-nearline", prog_name="aif")
+def main() -> None:
+    """AIF Nearline: item vectors and user features kept fresh from Kafka, candidates scored in milliseconds.
+
+    \b
+    Examples:
+      aif demo                        everything on this machine, with a bundled log
+      aif broker start                Apache Kafka as one local process
+      aif COMMAND --help              what a command does, with examples
+    """
+    # A broker that does not answer reaches the user as an Unavailable with its address; the client's own log of each
+    # attempt to connect would only bury it.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Sliding windows over event time, kept as sparse tiles.
+
+A window of length W at time t is [floor(t - W, tile), t]: whole tiles, so its true length is between W and W + tile,
+and tile <= W / 5 bounds the excess to a fifth. The tile that contains t counts whole, also the part of it after t.
+
+A row keeps, for every window, the non-empty tiles that start at or after floor(newest - W, tile), where newest is the
+row's newest event time. Reading at any t >= newest is therefore exact, and an idle row empties with t without a write.
+Reading at t < newest sees only what the row still keeps.
+
+Every tile that a row can keep has a *cell*: window by window, oldest tile first, one cell per action. A cell means a
+time only together with its row's newest event time, which keeps a packed tile at 6 bytes; when newest moves on, all
+cells of the row shift.
+
+Everything here is arithmetic on arrays of many rows at once; `owner` is the row that a tile or event belongs to.
+Times must lie within +-2**60 ms.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.records import ACTIONS
+
+__all__ = ["LONGEST_MS", "TILE_DTYPE", "WINDOWS", "Window", "count_windows", "merge_tiles", "oldest_starts"]
+
+_MINUTE_MS: Final = 60_000
+_HOUR_MS: Final = 60 * _MINUTE_MS
+_DAY_MS: Final = 24 * _HOUR_MS
+
+
+class Window(NamedTuple):
+    """A window's name, its length, and the length of the tiles it is made of."""
+
+    name: str
+    length_ms: int
+    tile_ms: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles that the window covers at any time: whole ones of its length and the one it ends in."""
+        return self.length_ms // self.tile_ms + 1
+
+
+WINDOWS: Final = (
+    Window("5m", 5 * _MINUTE_MS, _MINUTE_MS),
+    Window("1h", _HOUR_MS, 10 * _MINUTE_MS),
+    Window("24h", _DAY_MS, 4 * _HOUR_MS),
+    Window("7d", 7 * _DAY_MS, _DAY_MS),
+)
+
+#: Events older than this, relative to their row's newest, are too late to count.
+LONGEST_MS: Final = max(window.length_ms for window in WINDOWS)
+
+#: A packed tile. Those of a row are sorted by cell and never empty, so that equal contents are equal bytes.
+TILE_DTYPE: Final = np.dtype([("cell", "<u2"), ("count", "<u4")])
+
+_LENGTH_MS: Final = np.array([window.length_ms for window in WINDOWS], dtype=np.int64)
+_TILE_MS: Final = np.array([window.tile_ms for window in WINDOWS], dtype=np.int64)
+_MOST_TILES: Final = max(window.tiles for window in WINDOWS)
+_FIRST_CELL: Final = len(ACTIONS) * np.cumsum([0, *(window.tiles for window in WINDOWS)])
+_CELLS: Final = int(_FIRST_CELL[-1])
+_CELL_WINDOW: Final = np.repeat(np.arange(len(WINDOWS)), np.diff(_FIRST_CELL))
+_CELL_TILE: Final = (np.arange(_CELLS) - _FIRST_CELL[_CELL_WINDOW]) // len(ACTIONS)
+_CELL_ACTION: Final = np.arange(_CELLS) % len(ACTIONS)
+
+
+def oldest_starts(at_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Start of the oldest tile of every window at each time ([n] int64 ms -> [n, windows] int64 ms)."""
+    start = at_ms[:, None] - _LENGTH_MS
+    return np.asarray(start - start % _TILE_MS, dtype=np.int64)
+
+
+def merge_tiles(
+    tiles: npt.NDArray[Any],
+    tile_owner: npt.NDArray[np.int64],
+    newest_before_ms: npt.NDArray[np.int64],
+    event_time_ms: npt.NDArray[np.int64],
+    action: npt.NDArray[np.uint8],
+    event_owner: npt.NDArray[np.int64],
+    newest_ms: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Tiles of all rows after their events, expired ones left out, and how many each row has.
+
+    [m] TILE_DTYPE sorted by row, [rows] int64. The newest event times of the rows ([rows] int64, owners index them)
+    are those that `tiles` were packed with and those with the events included. Scratch memory is 1.6 kB a row.
+    """
+    oldest = oldest_starts(newest_ms)
+    grid = np.zeros(len(newest_ms) * _CELLS, dtype=np.uint32)
+    # Shifting by all its tiles empties a window, however many years lie between.
+    shift = np.minimum((oldest - oldest_starts(newest_before_ms)) // _TILE_MS, _MOST_TILES) * len(ACTIONS)
+    cell = tiles["cell"].astype(np.int64)
+    window = _CELL_WINDOW[cell]
+    cell -= shift[tile_owner, window]
+    kept = np.flatnonzero(cell >= _FIRST_CELL[window])
+    grid[(tile_owner * _CELLS + cell)[kept]] = tiles["count"][kept]  # a row has no cell twice
+    first = event_owner * _CELLS + action
+    for index, each in enumerate(WINDOWS):
+        tile = (event_time_ms - oldest[event_owner, index]) // each.tile_ms
+        cell = first + (_FIRST_CELL[index] + tile * len(ACTIONS))
+        np.add.at(grid, cell[tile >= 0], np.uint32(1))
+
+    # Boolean indexing and a two-dimensional nonzero would each cost five times this.
+    filled = np.flatnonzero(grid != 0)
+    merged = np.empty(len(filled), dtype=TILE_DTYPE)
+    merged["cell"] = filled % _CELLS
+    merged["count"] = grid[filled]
+    return merged, np.diff(np.searchsorted(filled, np.arange(len(newest_ms) + 1) * _CELLS))
+
+
+def count_windows(
+    tiles: npt.NDArray[Any],
+    tile_owner: npt.NDArray[np.int64],
+    newest_ms: npt.NDArray[np.int64],
+    at_ms: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float32]:
+    """Events of every window and action of each row at its own time ([rows, windows, actions] float32).
+
+    `newest_ms` and `at_ms` are [rows] int64. Tiles that start after the row's `at_ms` do not count.
+    """
+    shape = len(at_ms), len(WINDOWS), len(ACTIONS)
+    cell = tiles["cell"]
+    window = _CELL_WINDOW[cell]
+    start = oldest_starts(newest_ms)[tile_owner, window] + _CELL_TILE[cell] * _TILE_MS[window]
+    inside = (start >= oldest_starts(at_ms)[tile_owner, window]) & (start <= at_ms[tile_owner])
+    counter = (tile_owner * len(WINDOWS) + window) * len(ACTIONS) + _CELL_ACTION[cell]
+    counts = np.bincount(counter[inside], weights=tiles["count"][inside], minlength=int(np.prod(shape)))
+    return counts.astype(np.float32).reshape(shape)

@@ -1,0 +1,81 @@
+"""Sizes of the AIF model: one dataclass, the defaults of docs/deviations.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from domain.artifact import Dimensions
+from domain.item_features import ITEM_NUMERIC
+from domain.user_state import BEHAVIOURS
+from domain.windows import WINDOWS
+from schemas.deployment import Deployment
+from schemas.errors import BadInput
+from schemas.records import ACTIONS
+
+__all__ = ["ModelConfig"]
+
+
+
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Every size of the network. Raises BadInput where one cannot be."""
+
+    embedding_dim: int = 64  #: multi-modal embedding of an item; the deployment's
+    signature_bits: int = 64  #: m; the deployment's, a multiple of 64
+    signature_seed: int = 20251112  #: of the hyperplanes; the deployment's
+    category_buckets: int = 4096  #: hashed categories, 0 is none
+    category_dim: int = 16
+    tower_hidden: int = 256
+    vector_dim: int = 64  #: d, of items, users, behaviours and bridges
+    bridges: int = 16  #: n
+    tiers: int = 8  #: T; a power of two, 0 leaves SimTier out
+    behaviours: int = 32  #: L, newest behaviours read
+    hidden: tuple[int, int] = (128, 64)  #: h1, h2 of the head
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_dim", "category_dim", "tower_hidden", "vector_dim", "bridges"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.category_buckets >= 2, "category_buckets", "at least 2", self.category_buckets)
+        _require(self.signature_bits % 64 == 0 < self.signature_bits, "signature_bits", "a multiple of 64", self.signature_bits)
+        _require(self.tiers >= 0 and self.tiers & (self.tiers - 1) == 0, "tiers", "0 or a power of two", self.tiers)
+        _require(1 <= self.behaviours <= BEHAVIOURS, "behaviours", f"1 to {BEHAVIOURS}", self.behaviours)
+        _require(len(self.hidden) == 2 and min(self.hidden) >= 1, "hidden", "two sizes", self.hidden)
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> ModelConfig:
+        """The default model with the sizes that are a deployment's contract."""
+        return cls(
+            embedding_dim=deployment.embedding_dim,
+            signature_bits=deployment.signature_bits,
+            signature_seed=deployment.signature_seed,
+        )
+
+    @property
+    def signature_version(self) -> str:
+        """Names the hyperplanes that the model was trained with."""
+        return Deployment(
+            embedding_dim=self.embedding_dim, signature_bits=self.signature_bits, signature_seed=self.signature_seed
+        ).signature_version
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """What workers and serving need to know of these sizes."""
+        return Dimensions(
+            embedding_dim=self.embedding_dim,
+            signature_bits=self.signature_bits,
+            category_buckets=self.category_buckets,
+            item_numeric=ITEM_NUMERIC,
+            vector_dim=self.vector_dim,
+            bridges=self.bridges,
+            tiers=self.tiers,
+            behaviours=self.behaviours,
+            user_features=len(WINDOWS) * len(ACTIONS),
+            hidden=self.hidden,
+        )
+
+
+def _require(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise BadInput(f"ModelConfig.{name} must be {expected}, not {found!r}")

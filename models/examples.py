@@ -1,0 +1,155 @@
+"""Training examples of a log: which events are judged, against what, and the tensors of a batch of them.
+
+A log with impressions has real negatives: every impression is an example, positive where the user engaged with the
+item afterwards. Any other log has positives alone: every engagement is one, against negatives drawn from what the log
+had shown by then (half by popularity: the item of a random earlier event; half uniformly from the catalogue so far).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from domain.lsh import signs
+from models.aif import Batch
+from models.config import ModelConfig
+from models.history import History
+from models.log import Log
+from schemas.errors import BadInput
+from schemas.records import ACTION_CODES, Action
+
+__all__ = ["ENGAGEMENTS", "Batches", "Examples", "examples_of"]
+
+_Int = npt.NDArray[np.int64]
+
+#: Actions that count as wanting an item.
+ENGAGEMENTS: Final[tuple[Action, ...]] = (
+    "view", "click", "like", "follow", "comment", "share", "favourite", "cart", "purchase", "long_view",
+)  # fmt: skip
+_ENGAGEMENT_CODES: Final = np.array([ACTION_CODES[action] for action in ENGAGEMENTS], dtype=np.uint8)
+_IMPRESSION: Final = ACTION_CODES["impression"]
+#: An impression is answered by what the user does to the item within this time, before its next impression.
+_ANSWER_WITHIN_MS: Final = 30 * 60_000
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Judged events in time order, each [E]; `sampled` where negatives are drawn for each of them."""
+
+    positions: _Int  #: in the log's events
+    labels: npt.NDArray[np.float32]
+    sampled: bool
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def part(self, start: int, stop: int) -> Examples:
+        """The examples start..stop-1."""
+        return Examples(self.positions[start:stop], self.labels[start:stop], self.sampled)
+
+    def split(self, log: Log, held_out: float) -> tuple[Examples, Examples]:
+        """The examples before and from the time at which the last share `held_out` of them begins.
+
+        Raises BadInput where either part is empty.
+        """
+        times = log.events.time_ms[self.positions]
+        cut = int(np.searchsorted(times, times[int(len(self) * (1 - held_out))])) if len(self) else 0
+        if not 0 < cut < len(self):
+            raise BadInput(
+                f"the log gives {len(self)} examples, {cut} of them before the held-out tail: too few to train on; "
+                "needed are engagements (or impressions) with items of the catalogue over some time"
+            )
+        return self.part(0, cut), self.part(cut, len(self))
+
+
+def examples_of(log: Log) -> Examples:
+    """All examples of a log whose item was in the catalogue, and not deleted, at the time."""
+    events = log.events
+    engaged = np.isin(events.action, _ENGAGEMENT_CODES)
+    shown = events.action == _IMPRESSION
+    sampled = not shown.any()
+    judged = engaged if sampled else shown
+    labels = engaged if sampled else _answered(log, shown, engaged)
+    row = log.catalogue.rows_at(events.item_id, events.time_ms)
+    known = row >= 0
+    known[known] = ~log.catalogue.deleted[row[known]]
+    positions = np.flatnonzero(judged & known)
+    return Examples(positions, labels[positions].astype(np.float32), sampled)
+
+
+def _answered(log: Log, shown: npt.NDArray[np.bool_], engaged: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    events = log.events
+    relevant = np.flatnonzero(shown | engaged)
+    order = relevant[np.lexsort((relevant, events.item_id[relevant], events.user_id[relevant]))]
+    here, after = order[:-1], order[1:]  # neighbours in the log of one user and item
+    answer = (
+        engaged[after]
+        & (events.user_id[here] == events.user_id[after])
+        & (events.item_id[here] == events.item_id[after])
+        & (events.time_ms[after] - events.time_ms[here] <= _ANSWER_WITHIN_MS)
+    )
+    answered = np.zeros(len(events), dtype=np.bool_)
+    answered[here[answer]] = True
+    return answered
+
+
+class Batches:
+    """Makes batches of examples, drawing fresh negatives with the generator that it is given."""
+
+    def __init__(self, log: Log, config: ModelConfig, negatives: int) -> None:
+        self._log, self._dims = log, config.dimensions
+        self._negatives = negatives
+        self._history = History(log.events)
+        items, first = np.unique(log.catalogue.item_id, return_index=True)
+        first_ms = log.catalogue.time_ms[first]  # rows are sorted by (item, time)
+        order = np.argsort(first_ms, kind="stable")
+        self._published, self._published_ms = items[order], first_ms[order]
+
+    def batch(self, examples: Examples, generator: np.random.Generator) -> Batch:
+        """The tensors of some examples; one candidate each, and the drawn negatives after it where `sampled`."""
+        log, positions = self._log, examples.positions
+        at_ms = log.events.time_ms[positions][:, None]
+        users = self._history.before(positions, self._dims)
+        items = log.events.item_id[positions][:, None]
+        if examples.sampled:
+            items = np.concatenate((items, self._drawn(positions, generator)), axis=1)  # [B, C]
+        rows = log.catalogue.rows_at(items, at_ms)
+        behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, at_ms), -1)
+
+        labels = np.zeros(items.shape, dtype=np.float32)
+        labels[:, 0] = examples.labels
+        weights = (rows >= 0) & ~log.catalogue.deleted[rows]
+        # What the user had lately, or chose here, is no negative.
+        wanted = ((items[:, 1:, None] == users.item_ids[:, None, :]) & users.present[:, None, :]).any(-1)
+        weights[:, 1:] &= ~wanted & (items[:, 1:] != items[:, :1])
+
+        used, place = np.unique(np.concatenate((rows, behaviour_rows), axis=1), return_inverse=True)
+        place = place.reshape(len(positions), -1)
+        inputs = log.catalogue.inputs.take(used)
+        item_signs = signs(log.catalogue.signatures[used]) * log.catalogue.has_signature[used, None]
+        return Batch(
+            embedding=torch.from_numpy(inputs.embedding),
+            category=torch.from_numpy(inputs.category),
+            numeric=torch.from_numpy(inputs.numeric),
+            signs=torch.from_numpy(item_signs),
+            windows=torch.from_numpy(users.windows),
+            behaviours=torch.from_numpy(place[:, rows.shape[1] :].copy()),
+            actions=torch.from_numpy(users.actions),
+            ages=torch.from_numpy(users.ages),
+            present=torch.from_numpy((behaviour_rows >= 0).astype(np.float32)),
+            candidates=torch.from_numpy(place[:, : rows.shape[1]].copy()),
+            labels=torch.from_numpy(labels),
+            weights=torch.from_numpy(weights.astype(np.float32)),
+        )
+
+    def _drawn(self, positions: _Int, generator: np.random.Generator) -> _Int:
+        """Negatives of each event ([B] -> [B, negatives] item ids), every second one by popularity."""
+        share = generator.random((len(positions), self._negatives))
+        popular = self._log.events.item_id[(share * positions[:, None]).astype(np.int64)]
+        published = np.searchsorted(self._published_ms, self._log.events.time_ms[positions], side="right")
+        uniform = self._published[(share * published[:, None]).astype(np.int64)]
+        return np.where(np.arange(self._negatives) % 2 == 0, popular, uniform)

@@ -1,0 +1,211 @@
+"""From a trained model to an artifact folder, checked before anybody can see it.
+
+Everything is written to a hidden folder beside the final one, read back, compared with the model in torch, and only
+then renamed to its version. Equal models make equal bytes: traces of this machine (paths, stack traces, example
+inputs, which torch would pickle) are taken out.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
+from domain.item_features import ItemInputs
+from domain.user_state import FINGERPRINT
+from models.aif import AIF, Head
+from models.tower import SAMPLE_INPUTS, LoadedTower
+from schemas.errors import ArtifactError, BadInput
+from schemas.records import ACTIONS
+
+__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "export"]
+
+OPSET: Final = 20
+USER_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present")
+USER_OUTPUTS: Final = ("bias", "bridge_weight", "signature_weight")
+#: Largest difference of an exported part from the model, relative to the largest value.
+_TOLERANCE: Final = 1e-4
+_ALL: Final = (ITEM_TOWER, USER_PHASE, HEAD)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported:
+    """Write the model to `<artifacts>/<version>`; the same model twice is the same folder.
+
+    `training` goes into the manifest for people to read; values must be JSON. Raises ArtifactError where what was
+    written does not compute what the model computes, BadInput where the folder cannot be written.
+    """
+    model.eval()
+    files = {ITEM_TOWER: _tower_bytes(model), USER_PHASE: _user_phase_bytes(model), HEAD: _head_bytes(model.head)}
+    dims = model.config.dimensions
+    manifest = Manifest(
+        dimensions=dims,
+        signature_version=model.config.signature_version,
+        window_fingerprint=FINGERPRINT,
+        record_stride=dims.layout.stride,
+        files={name: sha256(data) for name, data in files.items()},
+        training=training,
+    )
+    final = artifacts / manifest.version
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        hidden = Path(tempfile.mkdtemp(prefix=".export-", dir=artifacts))
+        try:
+            for name, data in {**files, MANIFEST: manifest.to_json()}.items():
+                _write(hidden / name, data)
+            _check(hidden, manifest.version, model)
+            hidden.chmod(0o755)  # mkdtemp keeps others out; workers and servers may be others
+            if not final.exists():
+                hidden.rename(final)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+    except OSError as error:
+        raise BadInput(f"{final} cannot be written: {error}; choose another folder for artifacts") from error
+    check_artifact(lambda name: (final / name).read_bytes(), _ALL, version=manifest.version)
+    return Exported(final, manifest)
+
+
+def _tower_bytes(model: AIF) -> bytes:
+    items = torch.export.Dim("items", min=1)
+    program = torch.export.export(
+        model.tower, _tower_example(model.config.dimensions), dynamic_shapes=({0: items}, {0: items}, {0: items})
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    program.example_inputs = None
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return _without_pickles(buffer)
+
+
+def _without_pickles(archive: io.BytesIO) -> bytes:
+    """The archive with its example inputs empty: torch pickles them even where there are none."""
+    cleaned = io.BytesIO()
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(cleaned, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            target.writestr(zipfile.ZipInfo(name), b"" if SAMPLE_INPUTS in name else source.read(name))
+    return cleaned.getvalue()
+
+
+def _user_phase_bytes(model: AIF) -> bytes:
+    example = _user_example(model.config.dimensions, users=2)
+    users = torch.export.Dim("users", min=1)
+    # Its notes on operators of packages that are not installed, and on axis names, say nothing of this model.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model.user, example, dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=list(USER_INPUTS), output_names=list(USER_OUTPUTS),
+            dynamic_shapes=tuple({0: users} for _ in example),
+        )  # fmt: skip
+    assert program is not None
+    proto = program.model_proto
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    onnx.checker.check_model(proto)
+    serialised: bytes = proto.SerializeToString(deterministic=True)
+    return serialised
+
+
+def _head_bytes(head: Head) -> bytes:
+    with torch.no_grad():
+        arrays = {
+            "vector_weight": head.vector_weight.numpy(),  # [d, h1]
+            "tier_weight": head.tier_weight.numpy(),  # [T, h1]
+            "w2": head.second.weight.T.contiguous().numpy(),  # [h1, h2]
+            "b2": head.second.bias.numpy(),  # [h2]
+            "w3": head.third.weight[0].numpy(),  # [h2]
+            "b3": head.third.bias[0].numpy(),  # []
+        }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check(folder: Path, version: str, model: AIF) -> None:
+    manifest = check_artifact(lambda name: (folder / name).read_bytes(), _ALL, version=version)
+    dims = manifest.dimensions
+    threads = torch.get_num_threads()
+    items = _tower_example(dims, items=300)
+    with torch.no_grad():
+        expected = [output.numpy() for output in model.tower(*items)]
+    found = LoadedTower.open(folder, manifest, threads)(ItemInputs(*(each.numpy() for each in items)))
+    _compare(ITEM_TOWER, expected, list(found))
+
+    session = onnxruntime.InferenceSession(folder / USER_PHASE, providers=["CPUExecutionProvider"])
+    for users in (1, 3):
+        example = _user_example(dims, users)
+        with torch.no_grad():
+            expected = [output.numpy() for output in model.user(*example)]
+        feed = {name: value.numpy() for name, value in zip(USER_INPUTS, example, strict=True)}
+        _compare(USER_PHASE, expected, session.run(list(USER_OUTPUTS), feed))
+
+
+def _compare(name: str, expected: list[Any], found: list[Any]) -> None:
+    for ours, theirs in zip(expected, found, strict=True):
+        difference = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
+        bound = _TOLERANCE * max(1.0, float(np.abs(ours).max()))
+        if not difference <= bound:
+            raise ArtifactError(
+                f"{name} as exported differs from the model by {difference:.2g} (allowed {bound:.2g}): "
+                f"not published; torch {torch.__version__} and onnxruntime {onnxruntime.__version__} disagree"
+            )
+
+
+def _tower_example(dims: Dimensions, items: int = 4) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(items, dims.embedding_dim, generator=generator),
+        torch.randint(dims.category_buckets, (items,), generator=generator),
+        torch.randn(items, dims.item_numeric, generator=generator),
+    )
+
+
+def _user_example(dims: Dimensions, users: int) -> tuple[torch.Tensor, ...]:
+    """Inputs in the order of USER_INPUTS; the last user has no behaviours."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (users, dims.behaviours)
+    present = torch.randint(2, shape, generator=generator).float()
+    present[-1] = 0
+    known = present.unsqueeze(-1)
+    signs = torch.randint(2, (*shape, dims.signature_bits), generator=generator) * 2.0 - 1
+    return (
+        torch.rand(users, dims.user_features, generator=generator),
+        torch.randn(*shape, dims.vector_dim, generator=generator) * known,
+        signs * known,
+        torch.randint(len(ACTIONS), shape, generator=generator) * present.long(),
+        torch.rand(shape, generator=generator) * present,
+        present,
+    )

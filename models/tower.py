@@ -1,0 +1,125 @@
+"""The item tower as workers run it: catalogue rows in, N2O records out.
+
+The hot path of item updates and of rebuilds. Rows always pass the tower in chunks of one size, the last one padded:
+with a single GEMM shape a row's result does not depend on its neighbours, so that an update, a rebuild and a recompute
+make the same bytes (on one kind of machine).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from domain.artifact import ITEM_TOWER, Manifest
+from domain.item_features import ItemInputs, item_inputs, packed_column
+from domain.n2o import Flag, N2OLayout
+from schemas.errors import ArtifactError
+from schemas.records import ItemRow
+
+__all__ = ["SAMPLE_INPUTS", "LoadedTower", "n2o_records"]
+
+#: Rows per call of the network: large enough for GEMM speed, small enough that a single row costs well below 1 ms.
+_CHUNK: Final = 128
+
+#: Where a torch.export archive keeps example inputs, always pickled by torch; ours is empty.
+SAMPLE_INPUTS: Final = "/data/sample_inputs/"
+
+_FIELDS: Final = itemgetter(
+    "item_id", "event_time_ms", "source_topic_id", "source_offset", "category_id", "price", "deleted",
+    "signature", "signature_version",
+)  # fmt: skip
+
+
+class LoadedTower:
+    """The exported item tower of an artifact. Not to be called from two threads at once."""
+
+    def __init__(self, module: torch.nn.Module, manifest: Manifest, threads: int = 1) -> None:
+        self.manifest = manifest
+        self._module = module
+        self._threads = threads
+
+    @classmethod
+    def open(cls, folder: Path, manifest: Manifest, threads: int = 1) -> LoadedTower:
+        """The tower in an artifact folder whose checksums `check_artifact` found right; runs on `threads` threads.
+
+        Raises ArtifactError where this build of torch cannot read it.
+        """
+        path = folder / ITEM_TOWER
+        try:
+            _refuse_pickles(path)
+            module = torch.export.load(path).module()
+        except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ArtifactError(f"{path} cannot be loaded by torch {torch.__version__}: {error}") from error
+        return cls(module, manifest, threads)
+
+    def __call__(self, inputs: ItemInputs) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Item vectors [n, vector_dim] and bridge weights [n, bridges], float32."""
+        dims, count = self.manifest.dimensions, len(inputs)
+        padding = -count % _CHUNK
+        embedding = torch.from_numpy(np.pad(inputs.embedding, ((0, padding), (0, 0))))
+        category = torch.from_numpy(np.pad(inputs.category, (0, padding)))
+        numeric = torch.from_numpy(np.pad(inputs.numeric, ((0, padding), (0, 0))))
+        vectors = np.empty((count + padding, dims.vector_dim), dtype=np.float32)
+        bridges = np.empty((count + padding, dims.bridges), dtype=np.float32)
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # holds for the calling thread, which may be any of an executor's
+        with torch.inference_mode():
+            for at in range(0, count, _CHUNK):
+                chunk = slice(at, at + _CHUNK)
+                vector, weights = self._module(embedding[chunk], category[chunk], numeric[chunk])
+                vectors[chunk], bridges[chunk] = vector.numpy(), weights.numpy()
+        return vectors[:count], bridges[:count]
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Raises ArtifactError where loading the archive would unpickle something, which could run any code."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            name = entry.filename
+            pickled = entry.file_size > 0 if SAMPLE_INPUTS in name else name.endswith("_config.json") and any(
+                payload["use_pickle"] for payload in json.loads(archive.read(entry))["config"].values()
+            )
+            if pickled:
+                raise ArtifactError(f"{path} holds pickled data in {name}: export it with `aif train`")
+
+
+def n2o_records(
+    rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, version_tag: int
+) -> npt.NDArray[Any]:
+    """The N2O records of catalogue rows ([n] of `layout.dtype`), in their order.
+
+    A signature of other hyperplanes than the model was trained with is left out, as if the item had none. Raises
+    BadInput where an embedding or signature is of another length than the model's.
+    """
+    records = layout.empty(len(rows))
+    if not rows:
+        return records
+    ids, times, topics, offsets, categories, prices, deleted, packed, versions = zip(*map(_FIELDS, rows), strict=True)
+    records["item_id"] = ids
+    records["event_time_ms"] = times
+    records["source_topic_id"] = topics
+    records["source_offset"] = offsets
+    records["version"] = version_tag
+    records["category_id"] = [category or 0 for category in categories]
+    price = np.array(prices, dtype=np.float64)
+    has_price = np.isfinite(price)
+    records["price"] = np.where(has_price, price, 0)
+
+    version = tower.manifest.signature_version
+    usable = [value if made_by == version else None for value, made_by in zip(packed, versions, strict=True)]
+    records["signature"], has_signature = packed_column(usable, layout.signature_bits // 8, "signature")
+    flags = np.where(deleted, np.uint32(Flag.DELETED), np.uint32(0))
+    flags |= np.where([category is not None for category in categories], np.uint32(Flag.HAS_CATEGORY), np.uint32(0))
+    flags |= np.where(has_price, np.uint32(Flag.HAS_PRICE), np.uint32(0))
+    flags |= np.where(has_signature, np.uint32(Flag.HAS_SIGNATURE), np.uint32(0))
+    records["flags"] = flags
+    layout.set_vectors(records, *tower(item_inputs(rows, tower.manifest.dimensions)))
+    return records

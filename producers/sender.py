@@ -1,0 +1,86 @@
+"""Sends records to the entity's partition, a bounded number in flight, and knows which are acknowledged."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from kafka.errors import KafkaError
+
+from domain.partitioner import partitions_of
+from producers.connection import producer_client, unavailable
+from producers.datasets import Entry
+from schemas.codec import codec
+from schemas.deployment import Deployment
+from schemas.errors import BadInput
+from schemas.ids import entity_keys
+
+__all__ = ["ITEMS", "USERS", "Sender"]
+
+ITEMS: Final = "item-updates"
+USERS: Final = "user-events"
+
+#: Batches of entries sent but not acknowledged: enough to overlap the broker's work with ours.
+_BATCHES_IN_FLIGHT: Final = 4
+_ACK_WITHIN_S: Final = 60.0
+
+
+class Sender:
+    """Sends batches of entries in order; `acknowledged` counts entries from the first without a gap.
+
+    `offsets` holds the last acknowledged offset by (topic without prefix, partition).
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.acknowledged = 0
+        self.offsets: dict[tuple[str, int], int] = {}
+        self._deployment = deployment
+        self._partitions = deployment.partitions
+        self._topics = {"item": (deployment.topic(ITEMS), ITEMS), "user": (deployment.topic(USERS), USERS)}
+        self._encode = {"item": codec("item_update").encode, "user": codec("user_event").encode}
+        self._in_flight: deque[list[tuple[str, Any]]] = deque()
+        self._producer = producer_client(deployment)
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        """Hand a batch to the producer; waits for the oldest one where too many are in flight.
+
+        Raises Unavailable where the broker does not take records, BadInput on a record that Avro or Kafka refuses.
+        """
+        while len(self._in_flight) >= _BATCHES_IN_FLIGHT:
+            self._settle_oldest()
+        entities = [entry[1]["item_id"] if entry[0] == "item" else entry[1]["user_id"] for entry in entries]
+        ids = np.array(entities, dtype=np.int64)
+        keys, partitions = entity_keys(ids), partitions_of(ids, self._partitions).tolist()
+        sent: list[tuple[str, Any]] = []
+        self._in_flight.append(sent)
+        try:
+            for (kind, record), key, partition in zip(entries, keys, partitions, strict=True):
+                name, short = self._topics[kind]
+                value = self._encode[kind](record)
+                sent.append((short, self._producer.send(name, value=value, key=key, partition=partition)))
+        except KafkaError as error:
+            raise unavailable(self._deployment, error) from error
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"a mapped record does not fit its contract ({error}): correct the mapping") from error
+
+    def flush(self) -> None:
+        """Wait until all that was sent is acknowledged. Raises Unavailable."""
+        self._producer.flush(timeout=0)
+        while self._in_flight:
+            self._settle_oldest()
+
+    def close(self, *, within_s: float = 10.0) -> None:
+        """Give up what is not acknowledged by then, and end the producer's thread."""
+        self._producer.close(timeout=within_s)
+
+    def _settle_oldest(self) -> None:
+        # Taken off the queue only when all of it is in: an error leaves the count at what is certain.
+        for short, future in self._in_flight[0]:
+            try:
+                metadata = future.get(_ACK_WITHIN_S)
+            except KafkaError as error:
+                raise unavailable(self._deployment, error) from error
+            self.offsets[short, metadata.partition] = metadata.offset
+        self.acknowledged += len(self._in_flight.popleft())

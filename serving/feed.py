@@ -1,0 +1,318 @@
+"""The feed: keeps the store equal to the changelogs, and the live version equal to what was announced and covered.
+
+One thread with its own event loop, the only writer of the store. It starts from the workers' tables on this host
+where there are any, else from the beginning of the changelogs, and then follows them without a consumer group,
+committed transactions only. While the broker is away the store stays as it is and the feed tries again, with backoff,
+from where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from domain.artifact import MANIFEST, sha256
+from schemas.codec import codec
+from schemas.deployment import Deployment
+from schemas.errors import ArtifactError, DecodeError, Unavailable
+from schemas.records import ModelVersion
+from serving.freshness import Freshness
+from serving.local_tables import LocalTable, find_tables
+from serving.metrics import Metrics
+from serving.progress import Progress
+from serving.store import SERVED_TABLES, Store, TablePartition
+from serving.versions import Versions, load_model
+
+__all__ = ["Feed"]
+
+_MODELS: Final = "model-versions"
+
+_CONNECT_S: Final = 5.0
+_PROBE_EVERY_S: Final = 0.5
+_PROBE_S: Final = 5.0
+_POLL_MS: Final = 100
+_MOST_RECORDS: Final = 4000
+_FIRST_BACKOFF_S: Final = 0.5
+_LONGEST_BACKOFF_S: Final = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Follows one deployment's changelogs into a store. `start` and `stop` are for the process's main thread."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        store: Store,
+        versions: Versions,
+        progress: Progress,
+        freshness: Freshness,
+        metrics: Metrics,
+        tables: Path | None,
+    ) -> None:
+        self._deployment = deployment
+        self._store = store
+        self._versions = versions
+        self._progress = progress
+        self._freshness = freshness
+        self._metrics = metrics
+        self._folder = tables
+        self._local_done = tables is None
+        self._models = TopicPartition(deployment.topic(_MODELS), 0)
+        self._tables = {
+            TopicPartition(deployment.changelog(table), partition): TablePartition(table, partition)
+            for table in SERVED_TABLES
+            for partition in range(deployment.partitions)
+        }
+        self._next: dict[TopicPartition, int] = dict.fromkeys([self._models, *self._tables], 0)
+        self._targets: dict[TopicPartition, int] | None = None  #: ends to reach before the bootstrap is done
+        self._loading: asyncio.Task[None] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="feed", daemon=True)
+
+    def start(self) -> None:
+        """Begin in a thread of its own; returns at once."""
+        self._thread.start()
+
+    def stop(self, within_s: float = 10.0) -> None:
+        """End the thread; what was applied stays readable."""
+        self._stopping.set()
+        self._thread.join(within_s)
+
+    async def _run(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._session()
+                except (KafkaError, Unavailable, OSError, TimeoutError) as error:
+                    if isinstance(error, OffsetOutOfRangeError):
+                        raise
+                    backoff_s = _FIRST_BACKOFF_S if self._progress.connected else min(2 * backoff_s, _LONGEST_BACKOFF_S)
+                    self._disconnected(error)
+                    self._load_local(ends=None)
+                    await self._settle_versions()
+                    await self._pause(backoff_s)
+        except Exception as error:
+            # The server goes on answering from memory; /readyz says that nothing new will come.
+            _log.exception("the feed has ended")
+            self._progress.failed = f"the feed has ended, restart the server: {type(error).__name__}: {error}"
+            self._progress.connected = False
+        finally:
+            if self._loading:
+                await asyncio.gather(self._loading, return_exceptions=True)
+
+    async def _session(self) -> None:
+        """Follow the changelogs until told to stop, or until the broker fails."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._deployment.bootstrap_servers,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=int(_PROBE_EVERY_S * 1000),
+            max_partition_fetch_bytes=4 << 20,
+        )
+        try:
+            await asyncio.wait_for(consumer.start(), _CONNECT_S)
+            await self._check_topics(consumer)
+            consumer.assign(list(self._next))
+            await self._begin(consumer)
+            await self._follow(consumer)
+        finally:
+            await _close(consumer)
+
+    async def _check_topics(self, consumer: Any) -> None:
+        existing = await asyncio.wait_for(consumer.topics(), _CONNECT_S)
+        if absent := sorted({each.topic for each in self._next} - set(existing)):
+            raise Unavailable(f"topics {', '.join(absent)} do not exist yet: `aif topics create` makes them")
+        for topic in sorted({each.topic for each in self._tables}):
+            found = len(consumer.partitions_for_topic(topic) or ())
+            if found != self._deployment.partitions:
+                raise Unavailable(
+                    f"topic {topic} has {found} partitions, this server expects {self._deployment.partitions}: "
+                    "start it with --partitions as the topics were created"
+                )
+
+    async def _begin(self, consumer: Any) -> None:
+        """Load what is local, check that the changelogs go on from there, and place the consumer."""
+        ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
+        self._load_local(ends)
+        starts = await asyncio.wait_for(consumer.beginning_offsets(list(self._next)), _PROBE_S)
+        for partition, position in self._next.items():
+            if position == 0:
+                self._next[partition] = position = starts[partition]
+            if not starts[partition] <= position <= ends[partition]:
+                raise OffsetOutOfRangeError(
+                    f"{partition.topic}-{partition.partition} holds offsets {starts[partition]} to {ends[partition]}, "
+                    f"this server had applied it up to {position}: the topic was made anew"
+                )
+            consumer.seek(partition, position)
+        if self._targets is None:
+            self._targets = ends
+        self._progress.connected = True
+        self._progress.says = "reading the changelogs"
+        _log.info("connected to %s; %d offsets to read", self._deployment.bootstrap_servers, self._note_lag(ends))
+
+    async def _follow(self, consumer: Any) -> None:
+        probed_s = 0.0
+        while not self._stopping.is_set():
+            fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
+            for partition, records in fetched.items():
+                self._apply(partition, records)
+                await asyncio.sleep(0)
+            for partition in self._next:
+                # Beyond the last record: transaction markers and compacted offsets count as read.
+                self._next[partition] = await consumer.position(partition)
+            self._check_caught_up()
+            await self._settle_versions()
+            if time.monotonic() - probed_s >= _PROBE_EVERY_S:
+                probed_s = time.monotonic()
+                ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
+                if not self._note_lag(ends):
+                    self._progress.current_at_s = probed_s
+
+    def _apply(self, partition: TopicPartition, records: Sequence[Any]) -> None:
+        """Apply fetched records of a partition and note how old their oldest events were by then."""
+        if partition == self._models:
+            self._announce([record.value for record in records])
+        else:
+            at = self._tables[partition]
+            marks = self._store.apply(at, [record.key for record in records], [record.value for record in records])
+            # While it catches up the server is the one that was late, not the data.
+            if self._progress.caught_up:
+                now_ms = time.time() * 1000
+                for mark in marks:
+                    if mark["oldest_append_time_ms"]:
+                        delay_ms = now_ms - mark["oldest_append_time_ms"]
+                        self._freshness.add(at.table, delay_ms)
+                        self._metrics.freshness.labels(at.table).observe(delay_ms / 1000)
+        self._next[partition] = records[-1].offset + 1
+
+    def _announce(self, values: Sequence[bytes | None]) -> None:
+        decode = codec("model_version").decode
+        for value in values:
+            try:
+                self._versions.announce(cast(ModelVersion, decode(value)))
+            except DecodeError as error:
+                self._store.refused[_MODELS, error.reason] += 1
+                _log.error("a record of %s was left out: %s", _MODELS, error)
+
+    async def _settle_versions(self) -> None:
+        """Load the newest announced version beside the feed; make it live once its rows are there."""
+        if self._loading and self._loading.done():
+            self._loading.result()
+            self._loading = None
+        if self._loading is None and (record := self._versions.next_to_load()):
+            self._loading = asyncio.create_task(self._load(record))
+        if self._progress.caught_up:
+            self._versions.advance()
+
+    async def _load(self, record: ModelVersion) -> None:
+        try:
+            model = await asyncio.to_thread(load_model, record, self._deployment.signature_version)
+        except ArtifactError as error:
+            self._versions.refuse(record["version"], str(error))
+        else:
+            self._versions.loaded(model)
+
+    def _load_local(self, ends: Mapping[TopicPartition, int] | None) -> None:
+        """Read the tables of this host, once. With `ends`, tables that reach beyond them are of another broker."""
+        if self._local_done or self._folder is None:
+            return
+        self._local_done = True
+        started_s, rows = time.monotonic(), 0
+        for at, path in find_tables(self._folder, self._deployment.partitions).items():
+            partition = TopicPartition(self._deployment.changelog(at.table), at.partition)
+            rows += self._load_partition(at, path, partition, ends)
+        _log.info("read %d rows from %s in %.1f s", rows, self._folder, time.monotonic() - started_s)
+        if ends is None and rows:
+            self._adopt_local_versions()
+            self._progress.caught_up = True
+            self._progress.says = "serving from the tables of this host; the broker has not answered yet"
+
+    def _load_partition(
+        self, at: TablePartition, path: Path, partition: TopicPartition, ends: Mapping[TopicPartition, int] | None
+    ) -> int:
+        table, rows = LocalTable(path), 0
+        try:
+            offset = table.changelog_offset
+            if offset is None or (ends is not None and offset >= ends[partition]):
+                _log.warning("%s is of another changelog (offset %s): reading the changelog instead", path, offset)
+                return 0
+            for keys, values in table.chunks():
+                self._store.apply(at, keys, values)
+                rows += len(keys)
+                if self._stopping.is_set():
+                    return rows
+            self._next[partition] = offset + 1
+        finally:
+            table.close()
+        return rows
+
+    def _adopt_local_versions(self) -> None:
+        """Without the log of announcements: the versions that local rows name, best covered last."""
+        for tag in sorted(self._store.slabs, key=self._store.coverage):
+            folder = self._deployment.data_dir / "artifacts" / f"{tag:016x}"
+            if (folder / MANIFEST).is_file():
+                self._versions.announce(
+                    {
+                        "event_id": 0,
+                        "event_time_ms": 0,
+                        "version": folder.name,
+                        "manifest_sha256": sha256((folder / MANIFEST).read_bytes()),
+                        "uri": str(folder),
+                        "published_by": "",
+                        "reason": "found beside the local tables",
+                    }
+                )
+
+    def _note_lag(self, ends: Mapping[TopicPartition, int]) -> int:
+        lag = {at: max(0, ends[partition] - self._next[partition]) for partition, at in self._tables.items()}
+        self._progress.lag = lag
+        return sum(lag.values())
+
+    def _check_caught_up(self) -> None:
+        targets = self._targets
+        if self._progress.caught_up or targets is None:
+            return
+        if all(self._next[partition] >= end for partition, end in targets.items()):
+            self._progress.caught_up = True
+            store = self._store
+            _log.info(
+                "caught up: %d items, %d users, %d rows, %.1f MB",
+                len(store.items),
+                len(store.users),
+                sum(map(len, store.slabs.values())),
+                store.nbytes / 1e6,
+            )
+
+    def _disconnected(self, error: BaseException) -> None:
+        says = str(error) or type(error).__name__
+        says = f"broker {self._deployment.bootstrap_servers}: {says}"
+        if self._progress.connected or self._progress.says != says:
+            _log.warning("%s; trying again", says)
+        self._progress.connected = False
+        self._progress.says = says
+
+    async def _pause(self, seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s and not self._stopping.is_set():
+            await self._settle_versions()
+            await asyncio.sleep(0.05)
+
+
+async def _close(consumer: Any) -> None:
+    try:
+        await asyncio.wait_for(consumer.stop(), _CONNECT_S)
+    except (KafkaError, OSError, TimeoutError) as error:
+        _log.debug("closing the consumer: %s", error)

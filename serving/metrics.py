@@ -1,0 +1,108 @@
+"""What /metrics shows. Counters and histograms are moved by the code that knows; gauges are read when scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.progress import Progress
+from serving.store import Store
+from serving.versions import Versions
+
+__all__ = ["Metrics"]
+
+_STAGE_BUCKETS_S: Final = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0)
+_FRESHNESS_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """The metrics of one serving process, in a registry of its own."""
+
+    def __init__(self, store: Store, versions: Versions, progress: Progress) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "aif_requests", "Requests by route and status.", ["route", "status"], registry=self.registry
+        )
+        self.stages = Histogram(
+            "aif_rank_stage_seconds",
+            "Time of a rank request by stage.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.candidates = Counter(
+            "aif_candidates", "Candidates by what was known of them.", ["outcome"], registry=self.registry
+        )
+        self.behaviours = Counter(
+            "aif_behaviours", "Behaviours of rank requests by whether they had a row.", ["outcome"], registry=self.registry
+        )
+        self.users = Counter(
+            "aif_rank_users", "Users of rank requests by what was known of them.", ["outcome"], registry=self.registry
+        )
+        self.freshness = Histogram(
+            "aif_event_to_servable_seconds",
+            "From a source batch's oldest append to its being servable.",
+            ["table"],
+            buckets=_FRESHNESS_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.registry.register(_State(store, versions, progress))
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _State(Collector):
+    """Gauges over the state as it is at the scrape."""
+
+    def __init__(self, store: Store, versions: Versions, progress: Progress) -> None:
+        self._store, self._versions, self._progress = store, versions, progress
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges."""
+        yield from self._collect_store()
+        yield from self._collect_versions()
+        progress = self._progress
+        yield _gauge("aif_ready", "1 where /readyz answers 200.", float(not progress.not_ready(self._versions)))
+        yield _gauge("aif_broker_connected", "1 while the broker answers.", float(progress.connected))
+        if (age_ms := progress.age_ms(self._store)) is not None:
+            yield _gauge("aif_data_age_seconds", "Since the feed last held all that the changelogs held.", age_ms / 1000)
+        lag = GaugeMetricFamily("aif_feed_lag", "Changelog offsets not applied yet.", labels=["table", "partition"])
+        for at, behind in progress.lag.items():
+            lag.add_metric([at.table, str(at.partition)], behind)
+        yield lag
+
+    def _collect_store(self) -> Iterator[Metric]:
+        store = self._store
+        yield _gauge("aif_items", "Live items.", len(store.items))
+        yield _gauge("aif_users", "Users with a row.", len(store.users))
+        yield _gauge("aif_store_bytes", "Memory of slabs and user rows.", store.nbytes)
+        refused = CounterMetricFamily("aif_rows_refused", "Changelog rows left out.", labels=["table", "reason"])
+        for (table, reason), count in list(store.refused.items()):
+            refused.add_metric([table, reason], count)
+        yield refused
+
+    def _collect_versions(self) -> Iterator[Metric]:
+        rows = GaugeMetricFamily("aif_slab_rows", "Rows by model version.", labels=["version"])
+        coverage = GaugeMetricFamily("aif_coverage", "Servable rows per live item.", labels=["version"])
+        for tag, slab in list(self._store.slabs.items()):
+            rows.add_metric([f"{tag:016x}"], len(slab))
+            coverage.add_metric([f"{tag:016x}"], self._store.coverage(tag))
+        yield rows
+        yield coverage
+        live = GaugeMetricFamily("aif_live_version", "The version that answers.", labels=["version"])
+        if version := self._versions.live:
+            live.add_metric([version.name], 1)
+        yield live
+        yield CounterMetricFamily(
+            "aif_artifacts_refused", "Artifacts that failed their checks.", value=self._versions.refusals
+        )
+
+
+def _gauge(name: str, says: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, says, value=value)

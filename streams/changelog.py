@@ -1,0 +1,174 @@
+"""Changelog topics: written in fenced transactions, read back to rebuild a store.
+
+The writer of a partition has the transactional id group + source topic + partition. Starting one takes the id over
+from whoever had it: an unfinished transaction of theirs is aborted and their next write fails (KIP-98), so a worker
+that was paused through a rebalance can never overwrite the new owner's rows. All rows of a batch, of all tables, and
+the source offset are one transaction: there is no state between "before the batch" and "after it".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, ProducerFenced
+
+from schemas.errors import Corrupt, Unavailable
+from streams.store import Row, Store
+
+__all__ = ["ChangelogWriter", "Destination", "restore"]
+
+logger = logging.getLogger(__name__)
+
+#: Topic and partition that rows go to.
+Destination = tuple[str, int]
+
+_TRANSACTION_TIMEOUT_MS: Final = 60_000
+#: Below the broker's default message.max.bytes of 1 MiB, overhead included.
+_BATCH_BYTES: Final = 900_000
+_RESTORE_ROWS: Final = 20_000
+
+
+class ChangelogWriter:
+    """Writes the batches of one source partition, each as one transaction.
+
+    Every method raises Unavailable where the broker does not answer in time, and Corrupt where another worker has
+    taken the partition over: the process must end, nothing of the batch is visible.
+    """
+
+    def __init__(self, bootstrap_servers: str, group: str, source: TopicPartition) -> None:
+        self._group, self._source = group, source
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap_servers,
+            transactional_id=f"{group}-{source.topic}-{source.partition}",
+            transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS,
+            compression_type="lz4",
+            max_batch_size=_BATCH_BYTES,
+        )
+
+    async def start(self) -> None:
+        """Take the partition over: from here on nobody else's writes to it succeed."""
+        with _translated(f"taking over {self._source.topic}-{self._source.partition}"):
+            await self._producer.start()
+
+    @property
+    def epoch(self) -> int:
+        """The producer epoch: rises with every take-over."""
+        return int(self._producer._txn_manager.producer_epoch)
+
+    async def write(self, rows: Mapping[Destination, Iterable[Row]], next_offset: int | None) -> dict[Destination, int]:
+        """Commit the rows, and the source partition's next offset unless None; the offset of each one's last row."""
+        with _translated(f"writing a batch of {self._source.topic}-{self._source.partition}"):
+            await self._producer.begin_transaction()
+            pending = {to: await self._send(to, some) for to, some in rows.items()}
+            if next_offset is not None:
+                await self._producer.send_offsets_to_transaction({self._source: next_offset}, self._group)
+            await self._producer.commit_transaction()
+            return {to: await last for to, last in pending.items() if last is not None}
+
+    async def _send(self, to: Destination, rows: Iterable[Row]) -> asyncio.Future[int] | None:
+        topic, partition = to
+        now_ms = int(time.time() * 1000)
+        sent: list[tuple[asyncio.Future[Any], int]] = []
+        batch, count = self._producer.create_batch(), 0
+        for key, value in rows:
+            if batch.append(key=key, value=value, timestamp=now_ms) is None:
+                sent.append((await self._producer.send_batch(batch, topic, partition=partition), count))
+                batch, count = self._producer.create_batch(), 0
+                if batch.append(key=key, value=value, timestamp=now_ms) is None:
+                    raise Corrupt(f"{topic}: the row of key {key.hex()} ({len(value or b'')} bytes) exceeds a message")
+            count += 1
+        if count:
+            sent.append((await self._producer.send_batch(batch, topic, partition=partition), count))
+        return asyncio.ensure_future(_last_offset(sent)) if sent else None
+
+    async def stop(self) -> None:
+        """Give the partition up in good order."""
+        with _translated("closing a changelog writer"):
+            await self._producer.stop()
+
+
+async def _last_offset(sent: list[tuple[asyncio.Future[Any], int]]) -> int:
+    future, count = sent[-1]
+    metadata = await future
+    return int(metadata.offset) + count - 1
+
+
+class _translated:
+    """Turns Kafka's errors into ours: fenced is Corrupt, the rest Unavailable."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ProducerFenced):
+            raise Corrupt(f"{self._doing}: another worker has taken this partition over; this one must end") from error
+        if isinstance(error, KafkaError):
+            raise Unavailable(f"{self._doing}: {type(error).__name__}: {error}") from error
+
+
+async def restore(
+    bootstrap_servers: str,
+    stores: Mapping[TopicPartition, Store],
+    progress: Callable[[TopicPartition, int, int], None],
+) -> int:
+    """Bring stores up to the ends that their changelogs have now; returns the number of rows applied.
+
+    Call after `ChangelogWriter.start`: with the partition fenced, those ends are final. Each fetched batch becomes one
+    WriteBatch. `progress` gets (changelog partition, next offset, end). A store that is ahead of its changelog belongs
+    to another broker or a re-created topic: Corrupt.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap_servers,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        max_partition_fetch_bytes=8 << 20,
+        fetch_max_wait_ms=50,
+    )
+    with _translated("restoring tables from their changelogs"):
+        await consumer.start()
+        try:
+            return await _restore(consumer, stores, progress)
+        finally:
+            await consumer.stop()
+
+
+async def _restore(
+    consumer: AIOKafkaConsumer,
+    stores: Mapping[TopicPartition, Store],
+    progress: Callable[[TopicPartition, int, int], None],
+) -> int:
+    loop = asyncio.get_running_loop()
+    consumer.assign(list(stores))
+    starts, ends = await consumer.beginning_offsets(list(stores)), await consumer.end_offsets(list(stores))
+    for tp, store in stores.items():
+        if store.changelog_offset >= ends[tp]:
+            raise Corrupt(
+                f"{store.folder} holds offset {store.changelog_offset} of {tp.topic}-{tp.partition}, which ends at "
+                f"{ends[tp]}: the topic was re-created or the broker is another one. Move the folder away, start again"
+            )
+        consumer.seek(tp, max(store.changelog_offset + 1, starts[tp]))
+    applied, open_tps = 0, set(stores)
+    while open_tps:
+        for tp in list(open_tps):
+            position = await consumer.position(tp)
+            progress(tp, position, ends[tp])
+            if position >= ends[tp]:
+                consumer.pause(tp)
+                open_tps.discard(tp)
+        if not open_tps:
+            break
+        fetched = await consumer.getmany(*open_tps, timeout_ms=200, max_records=_RESTORE_ROWS)
+        for tp, records in fetched.items():
+            rows = [(record.key, record.value) for record in records]
+            await loop.run_in_executor(None, stores[tp].put_many, rows, records[-1].offset)
+            applied += len(rows)
+    return applied

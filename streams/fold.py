@@ -1,0 +1,68 @@
+"""What a lane asks of the code that knows its records: rows in, rows out, no broker and no loop.
+
+A fold runs in an executor thread, beside heartbeats. It reads the tables of its partition and returns everything that
+the batch changes; the lane commits that and the source offset together. It must be a function of the log and the
+tables alone, because after a crash it sees the same records again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from streams.store import Row
+
+__all__ = ["Fold", "SourceRecord", "TableReader", "Writes"]
+
+
+class SourceRecord(Protocol):
+    """The parts of a Kafka record that folds use."""
+
+    offset: int
+    #: LogAppendTime, Unix milliseconds.
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class TableReader(Protocol):
+    """The tables of one partition, as of the last committed batch."""
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values of some keys, None where there is no row."""
+
+    def entity_keys(self, table: str, after: bytes, limit: int) -> list[bytes]:
+        """Up to `limit` entity keys behind `after`, in order; b"" starts at the first."""
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What a batch changes.
+
+    `rows` by table: one per key. `dead_letters` are (coordinates, encoded DeadLetter). `max_event_time_ms` is the
+    newest valid event time of the batch, None where it had none. `counts` are for metrics.
+    """
+
+    rows: Mapping[str, list[Row]]
+    dead_letters: list[Row] = field(default_factory=list)
+    max_event_time_ms: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Fold(Protocol):
+    """One lane's logic."""
+
+    @property
+    def source(self) -> str:
+        """Name of the source topic, without the deployment's prefix."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that it writes."""
+
+    def fold(self, partition: int, topic_id: int, records: Sequence[Any], tables: TableReader) -> Writes:
+        """The changes that a batch of source records makes."""
+
+    def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
+        """The next piece of work that no source record asked for, None where nothing is left."""

@@ -1,0 +1,155 @@
+"""The item lane: catalogue updates to rows of `items` and, through the model's item tower, of the N2O slot.
+
+Newest (event time, offset) wins, so duplicates, replays and reordering change nothing. A deletion leaves a marker row,
+and a flagged N2O record, so that a late upsert cannot raise the dead and behaviours can still point at the item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from domain.lsh import hyperplanes, signatures
+from domain.validation import check_item_update
+from schemas.codec import codec
+from schemas.deployment import Deployment
+from schemas.ids import entity_key
+from schemas.records import ItemRow, ItemUpdate
+from streams.fold import SourceRecord, TableReader, Writes
+from streams.intake import intake
+from streams.rollout import ItemModel
+from streams.store import Row
+
+__all__ = ["SLOT", "ItemUpdatesFold"]
+
+#: The slot table that item vectors go to; a roll-out with more slots is decided by topic `rollout`.
+SLOT: Final = "n2o_a"
+#: Items recomputed per piece of a rebuild: tens of milliseconds, so that live updates wait no longer.
+_REBUILD_ITEMS: Final = 2_000
+
+
+class ItemUpdatesFold:
+    """Fold of topic item-updates into tables items and n2o_a."""
+
+    source = "item-updates"
+    tables = ("items", SLOT)
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._topic = deployment.topic(self.source)
+        self._model: ItemModel | None = None
+        #: Where each partition's rebuild for the current model goes on; absent: finished or not begun.
+        self._rebuilding: dict[int, tuple[str, bytes]] = {}
+
+    def use_model(self, model: ItemModel) -> None:
+        """Compute item vectors with this model from now on; partitions recompute what other models made."""
+        self._model = model
+
+    def fold(self, partition: int, topic_id: int, records: Sequence[SourceRecord], tables: TableReader) -> Writes:
+        """See streams/fold.py."""
+        valid, letters = intake(
+            records, self._topic, partition, codec("item_update"), check_item_update, self._deployment
+        )
+        if not valid:
+            return Writes({}, letters)
+        newest = _newest(valid)
+        current = self._current(newest, tables)
+        winners = [
+            self._row(update, source.offset, topic_id)
+            for item, (source, update) in newest.items()
+            if _wins(update, source.offset, topic_id, current.get(item))
+        ]
+        self._sign(winners)
+        return Writes(
+            rows={"items": _encoded(winners), SLOT: self._n2o(winners)},
+            dead_letters=letters,
+            max_event_time_ms=max(update["event_time_ms"] for _, update in valid),
+            counts={"superseded": len(valid) - len(winners)},
+        )
+
+    def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
+        """The next items of the partition whose record is of another model, or of none."""
+        model = self._model
+        if model is None:
+            return None
+        version, after = self._rebuilding.get(partition, ("", b""))
+        if version != model.version:
+            after = b""
+        while keys := tables.entity_keys("items", after, _REBUILD_ITEMS):
+            after = keys[-1]
+            self._rebuilding[partition] = (model.version, after)
+            stale = [
+                key
+                for key, record in zip(keys, tables.get_many(SLOT, keys), strict=True)
+                if record is None or not model.made(record)
+            ]
+            if stale:
+                decode = codec("item_row").decode
+                rows: list[Any] = [decode(value) for value in tables.get_many("items", stale)]
+                return Writes({SLOT: self._n2o(rows)})
+        return None
+
+    def _current(self, items: Sequence[int] | dict[int, Any], tables: TableReader) -> dict[int, ItemRow]:
+        ids = list(items)
+        rows = tables.get_many("items", [entity_key(item) for item in ids])
+        decode = codec("item_row").decode
+        return {item: decode(row) for item, row in zip(ids, rows, strict=True) if row is not None}  # type: ignore[misc]
+
+    def _row(self, update: ItemUpdate, offset: int, topic_id: int) -> ItemRow:
+        deleted = update["op"] == "delete"
+        return ItemRow(
+            item_id=update["item_id"],
+            event_time_ms=update["event_time_ms"],
+            source_topic_id=topic_id,
+            source_offset=offset,
+            deleted=deleted,
+            original_id=update["original_id"],
+            title=update["title"],
+            category_id=update["category_id"],
+            price=update["price"],
+            published_ms=update["published_ms"],
+            embedding=update["embedding"],
+            numeric=update["numeric"],
+            signature=None,
+            signature_version=self._deployment.signature_version,
+        )
+
+    def _sign(self, rows: list[ItemRow]) -> None:
+        embedded = [row for row in rows if row["embedding"] is not None]
+        if not embedded:
+            return
+        deployment = self._deployment
+        planes = hyperplanes(deployment.signature_seed, deployment.signature_bits, deployment.embedding_dim)
+        joined = b"".join(row["embedding"] or b"" for row in embedded)
+        packed = signatures(np.frombuffer(joined, dtype="<f4").reshape(-1, deployment.embedding_dim), planes)
+        for row, signature in zip(embedded, packed, strict=True):
+            row["signature"] = signature.tobytes()
+
+    def _n2o(self, rows: list[ItemRow]) -> list[Row]:
+        return self._model.n2o_rows(rows) if self._model is not None and rows else []
+
+
+def _newest(valid: list[tuple[SourceRecord, Any]]) -> dict[int, tuple[SourceRecord, ItemUpdate]]:
+    newest: dict[int, tuple[SourceRecord, ItemUpdate]] = {}
+    for source, update in valid:
+        held = newest.get(update["item_id"])
+        # Offsets ascend: at equal event times the later record wins.
+        if held is None or update["event_time_ms"] >= held[1]["event_time_ms"]:
+            newest[update["item_id"]] = (source, update)
+    return newest
+
+
+def _wins(update: ItemUpdate, offset: int, topic_id: int, row: ItemRow | None) -> bool:
+    """Whether an update replaces a row: by event time, then by offset where both are of the same topic."""
+    if row is None:
+        return True
+    if update["event_time_ms"] != row["event_time_ms"]:
+        return update["event_time_ms"] > row["event_time_ms"]
+    return topic_id != row["source_topic_id"] or offset > row["source_offset"]
+
+
+def _encoded(rows: list[ItemRow]) -> list[Row]:
+    encode = codec("item_row").encode
+    return [(entity_key(row["item_id"]), encode(row)) for row in rows]

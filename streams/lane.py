@@ -1,0 +1,130 @@
+"""A lane: one source topic, its tables, and the partitions of them that this worker owns.
+
+Faust says which partitions those are and hands the fetched batches to the agent; everything between that and durable
+tables is the lane's. Policy on errors: whatever leaves a batch ends the process with one clear line, and the
+supervisor (systemd, Kubernetes, `aif demo`) starts it again. Faust's own restart of an agent would step over records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from aiokafka import TopicPartition
+from faust.types import TP
+
+from schemas.deployment import Deployment
+from schemas.errors import AifError
+from streams.batching import BatchConsumer, FetchedBatch
+from streams.fold import Fold
+from streams.partition import LanePartition
+from streams.tables import BatchedTable
+
+__all__ = ["EXIT_CRASHED", "EXIT_UNAVAILABLE", "Lane"]
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+#: Of sysexits.h, and those of the `aif` command.
+EXIT_CRASHED: Final = 70
+EXIT_UNAVAILABLE: Final = 69
+
+#: Folds, torch and RocksDB run here, not on the loop: heartbeats and fetches go on beside them.
+_EXECUTOR: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="lane")
+
+
+def _exit(code: int) -> None:
+    logging.shutdown()
+    os._exit(code)
+
+
+class Lane:
+    """One lane of one worker process."""
+
+    def __init__(
+        self,
+        app: Any,
+        deployment: Deployment,
+        fold: Fold,
+        tables: dict[str, BatchedTable],
+        *,
+        exit_process: Callable[[int], None] = _exit,
+    ) -> None:
+        self.app, self.deployment, self.fold, self.tables = app, deployment, fold, tables
+        self.topic = deployment.topic(fold.source)
+        self.topic_id = 0
+        self.partitions: dict[int, LanePartition] = {}
+        self.remaining: dict[TopicPartition, int] = {}
+        self._exit_process = exit_process
+
+    @property
+    def consumer(self) -> BatchConsumer:
+        """The worker's consumer."""
+        consumer: BatchConsumer = self.app.consumer
+        return consumer
+
+    def offer(self, batch: FetchedBatch) -> None:
+        """Route a fetched batch to its partition; one that is not owned any more is dropped."""
+        partition = self.partitions.get(batch.partition)
+        if partition is not None:
+            partition.offer(batch)
+
+    async def revoked(self) -> None:
+        """A rebalance begins: finish what is in hand, apply nothing until it is over."""
+        for number, partition in list(self.partitions.items()):
+            if partition.cursor is None:
+                await self._close(number)  # still taking over: cheaper begun again than kept
+            else:
+                await partition.suspend()
+
+    async def assigned(self, tps: set[TP]) -> None:
+        """The rebalance is over: keep, let go and take over as it says."""
+        owned = {tp.partition for tp in tps if tp.topic == self.topic}
+        for number in set(self.partitions) - owned:
+            await self._close(number)
+        for partition in self.partitions.values():
+            await partition.resume()
+        for number in sorted(owned - set(self.partitions)):
+            self.partitions[number] = LanePartition(self, number)
+            self.partitions[number].start()
+
+    async def stop(self) -> None:
+        """Let go of everything, in good order."""
+        for number in list(self.partitions):
+            await self._close(number)
+
+    async def watch(self) -> None:
+        """Look after partitions that stand still; runs for the life of the worker."""
+        while True:
+            await asyncio.sleep(1)
+            for partition in list(self.partitions.values()):
+                await partition.check_progress()
+
+    def wake(self) -> None:
+        """Tell the partitions that there is something to rebuild."""
+        for partition in self.partitions.values():
+            partition._wake.set()
+
+    def restoring(self, tp: TopicPartition, position: int, end: int) -> None:
+        """Note the progress of a restore, for health and logs."""
+        self.remaining[tp] = max(0, end - position)
+
+    async def in_executor(self, work: Callable[..., Result], *args: Any) -> Result:
+        """Run blocking work beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(_EXECUTOR, work, *args)
+
+    def fail(self, error: BaseException, tp: TP) -> None:
+        """End the process: nothing of the batch in hand is committed, the restart takes it again."""
+        retriable = isinstance(error, AifError) and error.retriable
+        logger.critical(
+            "%s-%d: %s: %s. Nothing of this batch is committed; ending the process so that it is taken again",
+            tp.topic, tp.partition, type(error).__name__, error, exc_info=not isinstance(error, AifError),
+        )  # fmt: skip
+        self._exit_process(EXIT_UNAVAILABLE if retriable else EXIT_CRASHED)
+
+    async def _close(self, number: int) -> None:
+        await self.partitions.pop(number).close()

@@ -1,0 +1,39 @@
+"""The worker's Prometheus metrics; names are those of the documents and topics."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+from streams.fold import Writes
+
+__all__ = ["batch_applied", "models_refused", "rebuilt", "transaction_seconds"]
+
+_records = Counter("aif_source_records", "Source records applied.", ["source"])
+_batches = Counter("aif_batches", "Batches committed.", ["source"])
+_rows = Counter("aif_table_rows", "Table rows written.", ["table"])
+_dead_letters = Counter("aif_dead_letters", "Records refused.", ["source"])
+_outcomes = Counter("aif_outcomes", "Records by what came of them, beside the plain case.", ["source", "outcome"])
+_rebuilt = Counter("aif_rebuilt_rows", "Rows recomputed because the model changed.", ["table"])
+
+transaction_seconds = Histogram(
+    "aif_transaction_seconds", "Time of a batch's Kafka transaction.", ["source"],
+    buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)  # fmt: skip
+models_refused = Counter("aif_models_refused", "Published models whose artifact failed its checks here.")
+
+
+def batch_applied(source: str, records: int, writes: Writes) -> None:
+    """Count a committed batch."""
+    _records.labels(source).inc(records)
+    _batches.labels(source).inc()
+    _dead_letters.labels(source).inc(len(writes.dead_letters))
+    for table, rows in writes.rows.items():
+        _rows.labels(table).inc(len(rows))
+    for outcome, count in writes.counts.items():
+        _outcomes.labels(source, outcome).inc(count)
+
+
+def rebuilt(source: str, writes: Writes) -> None:
+    """Count a committed piece of a rebuild."""
+    for table, rows in writes.rows.items():
+        _rebuilt.labels(table).inc(len(rows))

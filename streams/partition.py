@@ -1,0 +1,283 @@
+"""One source partition's life in a worker: take over, restore, apply batches, let go.
+
+The write protocol of a batch (invariants 2 and 3 of topology.md):
+
+1. fold: the rows that change, computed from the batch and the tables as they are;
+2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, source offset;
+3. one RocksDB WriteBatch per table, with the changelog offset inside.
+
+A crash between any two of these leaves the changelog as the truth: the next owner restores from it and goes on from
+the watermark row's offset. Every error ends the process (lane.py): nothing is retried halfway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import TopicPartition
+from faust.types import TP
+
+from schemas.codec import codec
+from schemas.errors import Corrupt
+from schemas.ids import WATERMARK_KEY
+from schemas.records import Watermark
+from streams import metrics
+from streams.batching import FetchedBatch
+from streams.changelog import ChangelogWriter, Destination, restore
+from streams.cursor import Decision, SourceCursor
+from streams.fold import Writes
+from streams.store import Row
+
+if TYPE_CHECKING:
+    from streams.lane import Lane
+
+__all__ = ["LanePartition"]
+
+logger = logging.getLogger(__name__)
+
+#: Bytes in hand above which fetched records of a partition are held back, and below which they flow again.
+_HIGH_BYTES: Final = 8 << 20
+_LOW_BYTES: Final = 2 << 20
+#: Records that one transaction takes at most; batches grow towards it under load.
+_BATCH_RECORDS: Final = 5_000
+
+
+class LanePartition:
+    """Owner of one source partition and of the same partition of the lane's tables."""
+
+    def __init__(self, lane: Lane, partition: int) -> None:
+        self.lane, self.partition = lane, partition
+        self.tp = TP(lane.topic, partition)
+        self.cursor: SourceCursor | None = None
+        self.watermark: Watermark | None = None
+        self.last_batch_at: float | None = None
+        self.restored_rows = 0
+        self._pending: deque[FetchedBatch] = deque()
+        self._pending_bytes = 0
+        self._wake = asyncio.Event()
+        self._in_hand = asyncio.Lock()
+        self._suspended = False
+        self._writer = ChangelogWriter(lane.deployment.bootstrap_servers, lane.deployment.group, _kafka(self.tp))
+        self._task: asyncio.Task[None] | None = None
+
+    # -- ownership -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take the partition over and apply batches from then on."""
+        self.lane.consumer.held.add(self.tp)
+        self._task = asyncio.create_task(self._run(), name=f"lane {self.tp.topic}-{self.partition}")
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tables are restored and batches flow."""
+        return self.cursor is not None and not self._suspended
+
+    async def suspend(self) -> None:
+        """Finish the batch in hand and apply no other until `resume`: a rebalance has begun."""
+        self._suspended = True
+        async with self._in_hand:
+            self._drop_pending()
+
+    async def resume(self) -> None:
+        """Go on: the rebalance left the partition here."""
+        self._suspended = False
+        if self.cursor is not None:
+            await self._rewind()
+            self._release()
+            self._wake.set()
+
+    async def close(self) -> None:
+        """Let go: the partition is another worker's, or the process ends."""
+        await self.suspend()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.lane.consumer.held.discard(self.tp)
+        await self._writer.stop()
+        for table in self.lane.tables.values():
+            await self.lane.in_executor(table.close_partition, self.partition)
+
+    async def _run(self) -> None:
+        try:
+            await self._take_over()
+            while True:
+                applied = await self._apply_next()
+                # One piece of rebuild after each batch: a loaded partition must not starve it, nor the reverse.
+                rebuilt = await self._rebuild_next()
+                if not applied and not rebuilt:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.lane.fail(error, self.tp)
+
+    async def _take_over(self) -> None:
+        started = time.monotonic()
+        await self._writer.start()
+        stores = {}
+        for table in self.lane.tables.values():
+            store = await self.lane.in_executor(table.open_partition, self.partition)
+            stores[TopicPartition(self.lane.deployment.changelog(table.name), self.partition)] = store
+        self.restored_rows = await restore(self.lane.deployment.bootstrap_servers, stores, self.lane.restoring)
+        self.watermark = next(iter(stores.values())).watermark
+        expected = await self._first_offset()
+        self.cursor = SourceCursor(expected)
+        logger.info(
+            "%s-%d ready: %d rows restored in %.1f s, next offset %d",
+            self.tp.topic, self.partition, self.restored_rows, time.monotonic() - started, expected,
+        )  # fmt: skip
+        if not self._suspended:
+            await self._rewind()
+            self._release()
+
+    async def _first_offset(self) -> int:
+        """Where the tables stand in the source: the watermark's offset, or the log's start for new tables."""
+        start = (await self.lane.consumer.earliest_offsets(self.tp))[self.tp]
+        mark = self.watermark
+        if mark is None or mark["source_topic_id"] != self.lane.topic_id:
+            return int(start)
+        if mark["next_source_offset"] < start:
+            raise Corrupt(
+                f"{self.tp.topic}-{self.partition} starts at offset {start}, the tables stand at "
+                f"{mark['next_source_offset']}: retention has deleted records that were never applied. Restore them, or "
+                "reset the tables and replay"
+            )
+        return mark["next_source_offset"]
+
+    # -- batches in ----------------------------------------------------------------------------------------------
+
+    def offer(self, batch: FetchedBatch) -> None:
+        """Take a fetched batch into hand; called by the agent."""
+        if self.cursor is None or self._suspended:
+            return  # fetched again after the rewind that follows
+        self._pending.append(batch)
+        self._pending_bytes += batch.size_bytes
+        if self._pending_bytes > _HIGH_BYTES:
+            self.lane.consumer.held.add(self.tp)
+        self._wake.set()
+
+    async def check_progress(self) -> None:
+        """Fetch again what was handed out and never arrived; called every second by the lane."""
+        if not self.ready or self._pending or self._in_hand.locked():
+            return
+        assert self.cursor is not None
+        before = self.cursor.expected
+        consumed_to = await self.lane.consumer.consumed_to(self.tp)
+        await asyncio.sleep(0.5)  # what is on its way through Faust's queues arrives within milliseconds
+        if self.ready and not self._pending and self.cursor.expected == before < (consumed_to or 0):
+            logger.warning(
+                "%s-%d: offsets %d to %d were lost on the way, fetching again", *self.tp, before, consumed_to
+            )
+            await self._rewind()
+
+    async def _next_records(self) -> tuple[list[Any], int] | None:
+        """Records to apply next and the offset behind them; None when there are none in hand."""
+        assert self.cursor is not None
+        records: list[Any] = []
+        end = self.cursor.expected
+        while self._pending and len(records) < _BATCH_RECORDS:
+            batch = self._pending.popleft()
+            self._pending_bytes -= batch.size_bytes
+            ahead = SourceCursor(end, self.cursor.last_seek)
+            decision = ahead.decide(batch.begin, batch.end, batch.fetch)
+            if decision is Decision.TAKE:
+                records += [record for record in batch.records if record.offset >= end]
+                end = batch.end
+            elif decision is Decision.SEEK:
+                self._drop_pending()
+                if not records:
+                    await self._rewind()
+                # With records in hand, what follows them is fetched again once they are applied.
+                break
+        if self._pending_bytes < _LOW_BYTES:
+            self._release()
+        return (records, end) if end > self.cursor.expected else None
+
+    def _drop_pending(self) -> None:
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def _release(self) -> None:
+        if not self._suspended:
+            self.lane.consumer.held.discard(self.tp)
+
+    async def _rewind(self) -> None:
+        assert self.cursor is not None
+        self._drop_pending()
+        self.cursor.sought(await self.lane.consumer.rewind(self.tp, self.cursor.expected))
+
+    # -- batches out ---------------------------------------------------------------------------------------------
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """TableReader for the fold."""
+        return self.lane.tables[table].get_many(self.partition, keys)
+
+    def entity_keys(self, table: str, after: bytes, limit: int) -> list[bytes]:
+        """TableReader for the fold."""
+        return self.lane.tables[table].stores[self.partition].entity_keys(after, limit)
+
+    async def _apply_next(self) -> bool:
+        async with self._in_hand:
+            taken = None if self._suspended else await self._next_records()
+            if taken is None:
+                return False
+            assert self.cursor is not None
+            records, end = taken
+            fold = self.lane.fold
+            writes = await self.lane.in_executor(fold.fold, self.partition, self.lane.topic_id, records, self)
+            oldest_ms = min((record.timestamp for record in records), default=0)
+            await self._commit(writes, end, oldest_ms)
+            self.cursor.advance(end)
+            self.last_batch_at = time.monotonic()
+            metrics.batch_applied(fold.source, len(records), writes)
+            return True
+
+    async def _rebuild_next(self) -> bool:
+        async with self._in_hand:
+            if self._suspended:
+                return False
+            writes = await self.lane.in_executor(self.lane.fold.rebuild, self.partition, self)
+            if writes is None:
+                return False
+            assert self.cursor is not None
+            await self._commit(writes, self.cursor.expected, 0)
+            metrics.rebuilt(self.lane.fold.source, writes)
+            return True
+
+    async def _commit(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> None:
+        mark = self._mark(writes, next_offset, oldest_append_time_ms)
+        encoded = (WATERMARK_KEY, codec("watermark").encode(mark))
+        deployment = self.lane.deployment
+        rows: dict[Destination, list[Row]] = {
+            (deployment.changelog(table), self.partition): [*writes.rows.get(table, ()), encoded]
+            for table in self.lane.tables
+        }
+        if writes.dead_letters:
+            rows[deployment.dead_letters(self.lane.fold.source), 0] = writes.dead_letters
+        with metrics.transaction_seconds.labels(self.lane.fold.source).time():
+            last = await self._writer.write(rows, next_offset)
+        for table in self.lane.tables.values():
+            to = (deployment.changelog(table.name), self.partition)
+            await self.lane.in_executor(table.put_many, self.partition, rows[to], last[to])
+        self.watermark = mark
+
+    def _mark(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> Watermark:
+        before = self.watermark["max_event_time_ms"] if self.watermark else 0
+        return Watermark(
+            source_topic_id=self.lane.topic_id,
+            next_source_offset=next_offset,
+            max_event_time_ms=max(before, writes.max_event_time_ms or 0),
+            oldest_append_time_ms=oldest_append_time_ms,
+            writer_epoch=self._writer.epoch,
+            wall_time_ms=int(time.time() * 1000),
+        )
+
+
+def _kafka(tp: TP) -> TopicPartition:
+    return TopicPartition(tp.topic, tp.partition)

@@ -1,0 +1,193 @@
+"""The worker as a whole: which agents run, on which topics, into which tables.
+
+Nothing happens on import. `build_worker` makes a Faust app and attaches everything to it; `streams/worker.py` is the
+one module with an app of its own, for Faust's command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.events import Event
+from faust.types import TP
+
+from schemas.deployment import Deployment
+from streams import internals
+from streams.batching import URL_SCHEME, register_transport
+from streams.datadir import claim
+from streams.fold import Fold
+from streams.health import attach_health
+from streams.item_updates import ItemUpdatesFold
+from streams.lane import Lane
+from streams.rollout import ItemModel, ModelFollower
+from streams.sources import source_topic_ids
+from streams.tables import BatchedTable, LaneTableManager
+from streams.user_events import UserEventsFold
+
+__all__ = ["Worker", "WorkerSettings", "build_worker"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Settings of one worker process."""
+
+    #: Names the worker's folder under <data_dir>/tables; one per worker of a host.
+    name: str = "worker-0"
+    #: Where health, metrics and Faust's web pages listen.
+    web_host: str = "127.0.0.1"
+    web_port: int = 6066
+    #: How long the group waits for a silent worker before it gives its partitions away, seconds.
+    session_timeout_s: float = 20.0
+    #: Kafka's static membership: with a stable name, a restart within the session moves no partition. Empty: dynamic.
+    instance_id: str = ""
+
+
+def worker_folder(deployment: Deployment, settings: WorkerSettings) -> Path:
+    """Where a worker's tables live."""
+    return deployment.data_dir / "tables" / settings.name
+
+
+@dataclass
+class Worker:
+    """A built worker: Faust app, lanes, and what runs beside them."""
+
+    deployment: Deployment
+    settings: WorkerSettings
+    app: faust.App
+    lanes: list[Lane] = field(default_factory=list)
+    follower: ModelFollower | None = None
+    _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """Where the worker's tables live."""
+        return worker_folder(self.deployment, self.settings)
+
+    def prepare(self) -> None:
+        """Check the broker, the topics and the folder before anything starts; see sources.py and datadir.py."""
+        internals.check()
+        ids = source_topic_ids(self.deployment, [lane.topic for lane in self.lanes])
+        for lane in self.lanes:
+            lane.topic_id = ids[lane.topic]
+        self._lock = claim(self.folder, self.deployment)
+        (self.folder / "faust").mkdir(exist_ok=True)
+
+    async def on_started(self, app: faust.App, **_: Any) -> None:
+        """Start what runs beside the agents."""
+        assert self.follower is not None
+        beside = [
+            ("model follower", self.follower.run()),
+            *((f"watch {lane.topic}", lane.watch()) for lane in self.lanes),
+        ]
+        for name, work in beside:
+            task = asyncio.create_task(work, name=name)
+            task.add_done_callback(self._on_task_done)
+            self._tasks.append(task)
+
+    async def on_partitions_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
+        """Every rebalance takes all partitions first."""
+        await asyncio.gather(*(lane.revoked() for lane in self.lanes))
+
+    async def on_partitions_assigned(self, app: faust.App, assigned: set[TP], **_: Any) -> None:
+        """And says afterwards which ones are ours."""
+        await asyncio.gather(*(lane.assigned(assigned) for lane in self.lanes))
+
+    async def on_before_shutdown(self, app: faust.App, **_: Any) -> None:
+        """Finish the batches in hand and close the stores."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(lane.stop() for lane in self.lanes))
+        logger.info("worker %s stopped: everything in hand is committed", self.settings.name)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.lanes[0].fail(error, TP(task.get_name(), -1))
+
+
+class _LaneTopic(faust.Topic):  # type: ignore[misc]
+    """A topic whose messages are `FetchedBatch`es: there is nothing for Faust to decode."""
+
+    def _compile_decode(self) -> None:
+        async def decode(message: Any, *, propagate: bool = False) -> Event:
+            return Event(self.app, None, message.value, {}, message)
+
+        self.decode = decode
+
+
+def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
+    """The worker, ready to be prepared and run."""
+    register_transport()
+    servers = [f"{URL_SCHEME}://{server.strip()}" for server in deployment.bootstrap_servers.split(",")]
+    app = faust.App(
+        deployment.group,
+        broker=servers,
+        store="memory://",
+        datadir=worker_folder(deployment, settings) / "faust",
+        Topic=_LaneTopic,
+        TableManager=LaneTableManager,
+        topic_allow_declare=False,  # `aif topics create` makes topics, with their retention and time stamps
+        topic_disable_leader=True,
+        topic_partitions=deployment.partitions,
+        broker_max_poll_records=5_000,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 4),
+        broker_request_timeout=max(90.0, settings.session_timeout_s),
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=settings.instance_id or None,
+        stream_wait_empty=True,
+        worker_redirect_stdouts=False,
+        web_enabled=True,
+        web_bind=settings.web_host,
+        web_host=settings.web_host,
+        web_port=settings.web_port,
+        web_tables_enabled=False,
+        web_router_enabled=False,
+    )
+    worker = Worker(deployment, settings, app)
+    items, users = ItemUpdatesFold(deployment), UserEventsFold(deployment)
+    worker.lanes = [_attach(worker, items), _attach(worker, users)]
+
+    def use_model(model: ItemModel) -> None:
+        items.use_model(model)
+        worker.lanes[0].wake()
+
+    worker.follower = ModelFollower(deployment, use_model)
+    app.on_partitions_revoked.connect(worker.on_partitions_revoked)
+    app.on_partitions_assigned.connect(worker.on_partitions_assigned)
+    app.on_before_shutdown.connect(worker.on_before_shutdown)
+    app.task(worker.on_started)
+    attach_health(app, worker)
+    return worker
+
+
+def _attach(worker: Worker, fold: Fold) -> Lane:
+    app, deployment = worker.app, worker.deployment
+    topic = app.topic(deployment.topic(fold.source), key_type=bytes, value_type=bytes, partitions=deployment.partitions)
+    tables = {name: _table(worker, name) for name in fold.tables}
+    lane = Lane(app, deployment, fold, tables)
+
+    async def agent(batches: Any) -> None:
+        async for batch in batches:
+            lane.offer(batch)
+
+    app.agent(topic, name=fold.source.replace("-", "_"), concurrency=1)(agent)
+    return lane
+
+
+def _table(worker: Worker, name: str) -> BatchedTable:
+    app, deployment = worker.app, worker.deployment
+    changelog = app.topic(
+        deployment.changelog(name), key_type=bytes, value_type=bytes, partitions=deployment.partitions
+    )
+    table = BatchedTable(
+        app, name=name, changelog_topic=changelog, partitions=deployment.partitions, key_type=bytes, value_type=bytes
+    )
+    app.tables.add(table)
+    return table.place(worker.folder)

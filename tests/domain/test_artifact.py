@@ -1,0 +1,134 @@
+"""An artifact is taken whole and unaltered, or not at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
+from schemas.errors import ArtifactError
+
+SIZES = Dimensions(
+    embedding_dim=64, signature_bits=64, category_buckets=128, item_numeric=4, vector_dim=64, bridges=16, tiers=8,
+    behaviours=32, user_features=56, hidden=(128, 64),
+)  # fmt: skip
+NAMES = (ITEM_TOWER, USER_PHASE, HEAD)
+
+
+class Folder(dict[str, bytes]):
+    """Files by name; a missing one fails as a disk does."""
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(
+        dimensions=SIZES,
+        signature_version="srp-64x64-1",
+        window_fingerprint=-5,
+        record_stride=SIZES.layout.stride,
+        files={name: sha256(name.encode()) for name in NAMES},
+        training={"auc": 0.7},
+    )
+
+
+@pytest.fixture
+def folder(manifest: Manifest) -> Folder:
+    return Folder({MANIFEST: manifest.to_json()} | {name: name.encode() for name in NAMES})
+
+
+def test_a_good_artifact_passes(folder, manifest) -> None:
+    """The manifest comes back equal, with the version asked for, whether some or all files are checked."""
+    assert check_artifact(folder.read, NAMES, version=manifest.version) == manifest
+    assert check_artifact(folder.read, (HEAD,)) == manifest
+
+
+def test_the_version_is_the_content(manifest) -> None:
+    """Equal manifests have equal versions, any change another; the tag is the same number."""
+    assert Manifest.from_json(manifest.to_json()).version == manifest.version
+    assert replace(manifest, training={"auc": 0.71}).version != manifest.version
+    assert f"{manifest.version_tag:016x}" == manifest.version
+    assert len(manifest.version) == 16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_altered_file_is_named(folder, name) -> None:
+    """One changed byte of any file is refused, naming the file."""
+    folder[name] = folder[name][:-1] + b"!"
+    with pytest.raises(ArtifactError, match=name):
+        check_artifact(folder.read, NAMES)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *NAMES])
+def test_a_missing_file_is_named(folder, name) -> None:
+    """A file that cannot be read is an ArtifactError that names it."""
+    del folder[name]
+    with pytest.raises(ArtifactError, match=name):
+        check_artifact(folder.read, NAMES)
+
+
+def test_files_that_the_role_does_not_need_are_not_read(folder) -> None:
+    """A worker checks its tower alone."""
+    del folder[HEAD]
+    check_artifact(folder.read, (ITEM_TOWER,))
+
+
+def test_a_file_outside_the_manifest_is_refused(folder) -> None:
+    """Only listed files are vouched for."""
+    with pytest.raises(ArtifactError, match=r"extra\.bin is not listed"):
+        check_artifact(folder.read, ("extra.bin",))
+
+
+def test_another_version_is_refused(folder) -> None:
+    """The folder of one version does not pass for another."""
+    with pytest.raises(ArtifactError, match="version"):
+        check_artifact(folder.read, NAMES, version="0" * 16)
+
+
+def test_a_reformatted_manifest_is_refused(folder, manifest) -> None:
+    """The same content in other bytes has another sha256, which is not what its version says."""
+    folder[MANIFEST] = json.dumps(json.loads(folder[MANIFEST])).encode()
+    with pytest.raises(ArtifactError, match="altered"):
+        check_artifact(folder.read, NAMES, version=manifest.version)
+    with pytest.raises(ArtifactError, match="altered"):
+        check_artifact(folder.read, NAMES)
+
+
+def test_another_stride_is_refused(folder, manifest) -> None:
+    """A record layout that this build would lay out otherwise is refused before any row is read."""
+    other = replace(manifest, record_stride=512)
+    folder[MANIFEST] = other.to_json()
+    with pytest.raises(ArtifactError, match="stride"):
+        check_artifact(folder.read, NAMES, version=other.version)
+
+
+def test_another_format_is_refused(manifest) -> None:
+    """A manifest of a future format says so."""
+    content = json.loads(manifest.to_json()) | {"format": 2}
+    with pytest.raises(ArtifactError, match="format"):
+        Manifest.from_json(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"null", b"3", b"{}", b'{"format": 1}', b'{"format": 1, "dimensions": 4}', b"\xff\xfe{"],
+)
+def test_bytes_that_are_no_manifest(data) -> None:
+    """Whatever the bytes, the error is an ArtifactError."""
+    with pytest.raises(ArtifactError):
+        Manifest.from_json(data)
+
+
+def test_unknown_and_missing_fields_are_refused(manifest) -> None:
+    """A manifest with one field more or less is of another build."""
+    content = json.loads(manifest.to_json())
+    for other in (content | {"new": 1}, {name: value for name, value in content.items() if name != "files"}):
+        with pytest.raises(ArtifactError):
+            Manifest.from_json(json.dumps(other).encode())

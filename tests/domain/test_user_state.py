@@ -1,0 +1,325 @@
+"""The fold equals one event at a time on every prefix, whatever the log and however it is cut into batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.user_state import (
+    BEHAVIOURS,
+    FINGERPRINT,
+    EventBatch,
+    Folded,
+    behaviours_of,
+    fold,
+    window_counts,
+)
+from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
+from schemas.codec import codec
+from schemas.errors import Corrupt
+from schemas.records import ACTIONS, UserEvent, UserHead
+
+T0 = 1_500_000_000_000
+DAY_MS = 86_400_000
+TOPIC = 7
+
+
+@dataclass
+class Row:
+    """A user's row as plain lists: what one event at a time makes of it."""
+
+    topic: int = 0
+    offset: int = -1
+    newest: int | None = None
+    ids: list[int] = field(default_factory=list)
+    counted: list[UserEvent] = field(default_factory=list)
+
+    def tiles(self) -> list[tuple[int, int]]:
+        """(cell, count) of every live tile, from all counted events."""
+        counts: Counter[int] = Counter()
+        first = 0
+        for window in WINDOWS:
+            oldest = (self.newest - window.length_ms) // window.tile_ms
+            for event in self.counted:
+                tile = event["event_time_ms"] // window.tile_ms - oldest
+                if tile >= 0:
+                    counts[first + tile * len(ACTIONS) + ACTIONS.index(event["action"])] += 1
+            first += window.tiles * len(ACTIONS)
+        return sorted(counts.items())
+
+    def head(self) -> UserHead:
+        """The packed row."""
+        behaviours = [
+            (e["item_id"], e["event_time_ms"], e["category_id"] or 0, e["category_id"] is not None, e["action"])
+            for e in self.counted[-BEHAVIOURS:]
+        ]
+        packed = b"".join(
+            b"".join(value.to_bytes(8, "little", signed=True) for value in (item, time, category))
+            + bytes([has_category, ACTIONS.index(action)])
+            for item, time, category, has_category, action in behaviours
+        )
+        return {
+            "fingerprint": FINGERPRINT,
+            "source_topic_id": self.topic,
+            "source_offset": self.offset,
+            "newest_event_time_ms": self.newest,
+            "event_ids": b"".join(each.to_bytes(8, "little", signed=True) for each in self.ids[-32:]),
+            "tiles": np.array(self.tiles(), dtype=TILE_DTYPE).tobytes(),
+            "behaviours": packed,
+        }
+
+
+class Oracle:
+    """One event at a time, from the rules as written."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.left_out: Counter[str] = Counter()
+
+    def apply(self, topic: int, offset: int, event: UserEvent) -> None:
+        row = self.rows.setdefault(event["user_id"], Row())
+        if row.topic == topic and offset <= row.offset:
+            self.left_out["replayed"] += 1
+            return
+        row.topic, row.offset = topic, offset
+        if event["event_id"] in row.ids[-32:]:
+            self.left_out["duplicates"] += 1
+            return
+        row.ids.append(event["event_id"])
+        if row.newest is not None and event["event_time_ms"] < row.newest - LONGEST_MS:
+            self.left_out["late"] += 1
+            return
+        row.newest = event["event_time_ms"] if row.newest is None else max(row.newest, event["event_time_ms"])
+        row.counted.append(event)
+
+    def heads(self) -> dict[int, UserHead]:
+        return {user: row.head() for user, row in self.rows.items()}
+
+
+def event(event_id: int, user: int, time: int, action: str = "click", category: int | None = None) -> UserEvent:
+    return {
+        "event_id": event_id, "user_id": user, "item_id": event_id * 31 - 5, "event_time_ms": time,
+        "action": action, "category_id": category, "value": None,
+        "original_user_id": None, "original_item_id": None,
+    }  # fmt: skip
+
+
+times = st.one_of(
+    st.integers(-400_000, 400_000),
+    st.builds(lambda tiles, edge: tiles * 60_000 + edge, st.integers(-90, 90), st.sampled_from([-1, 0, 1])),
+    st.builds(lambda tiles, edge: tiles * 4 * 3_600_000 + edge, st.integers(-50, 50), st.sampled_from([-1, 0, 1])),
+    st.builds(lambda days, edge: days * DAY_MS + edge, st.integers(-16, 16), st.sampled_from([-1, 0, 1])),
+    st.sampled_from([-LONGEST_MS, -LONGEST_MS - 1, LONGEST_MS, LONGEST_MS + 1]),
+    st.integers(-T0, 10**12),
+).map(lambda offset: T0 + offset)
+users = st.sampled_from([1, 2, -(2**63), 2**63 - 1])
+events = st.builds(
+    event, st.integers(0, 45), users, times, st.sampled_from(ACTIONS), st.none() | st.integers(-(2**63), 2**63 - 1)
+)
+logs = st.lists(events, min_size=1, max_size=60)
+
+
+def batch_of(events: list[UserEvent], first: int = 0) -> EventBatch:
+    return EventBatch.of(range(first, first + len(events)), events)
+
+
+def seeded_log(seed: int, length: int) -> list[UserEvent]:
+    """A long log of few users with resent stretches, late stretches and leaps of weeks."""
+    random = np.random.default_rng(seed)
+    log: list[UserEvent] = []
+    now = T0
+    while len(log) < length:
+        if log and random.random() < 0.05:
+            start = random.integers(0, len(log))
+            log += log[start : start + random.integers(1, 60)]
+            continue
+        now += int(random.choice([0, 1_000, 60_000, 3_600_000, 9 * DAY_MS], p=[0.2, 0.4, 0.3, 0.09, 0.01]))
+        late = int(random.choice([0, 90_000, 2 * DAY_MS, 8 * DAY_MS], p=[0.8, 0.1, 0.07, 0.03]))
+        user, action = int(random.integers(0, 5)), ACTIONS[random.integers(0, len(ACTIONS))]
+        log.append(event(len(log), user, now - late, action, int(user) or None))
+    return log[:length]
+
+
+@given(logs)
+def test_every_prefix_equals_one_event_at_a_time(log) -> None:
+    """After each event, the fold of one-event batches has the oracle's rows and counts, byte for byte."""
+    oracle, heads, left_out = Oracle(), {}, Counter()
+    for offset, each in enumerate(log):
+        oracle.apply(TOPIC, offset, each)
+        folded = fold(heads, EventBatch.of([offset], [each]), TOPIC)
+        heads |= folded.heads
+        left_out.update(duplicates=folded.duplicates, late=folded.late)
+        assert heads == oracle.heads()
+    assert left_out == oracle.left_out
+
+
+@given(logs, st.data())
+def test_windows_equal_a_recount_of_the_events(log, data) -> None:
+    """At any time from a user's newest event on, windows are a recount of the user's counted events."""
+    oracle = Oracle()
+    for offset, each in enumerate(log):
+        oracle.apply(TOPIC, offset, each)
+    heads = fold({}, batch_of(log), TOPIC).heads
+    at = {user: row.newest + data.draw(st.integers(0, 9 * DAY_MS)) for user, row in oracle.rows.items()}
+    counts = window_counts([heads[user] for user in at], np.array(list(at.values()), dtype=np.int64))
+    expected = np.zeros_like(counts)
+    for place, (user, moment) in enumerate(at.items()):
+        for index, (_, length, tile) in enumerate(WINDOWS):
+            for each in oracle.rows[user].counted:
+                inside = (moment - length) // tile * tile <= each["event_time_ms"] // tile * tile <= moment
+                expected[place, index, ACTIONS.index(each["action"])] += inside
+    np.testing.assert_array_equal(counts, expected)
+
+
+@given(logs, st.lists(st.integers(0, 60), max_size=6))
+def test_batches_do_not_matter(log, cuts) -> None:
+    """The same log cut anywhere gives the same rows as in one batch, and the same counts of what was left out."""
+    whole = fold({}, batch_of(log), TOPIC)
+    edges = sorted({0, len(log), *(cut % len(log) for cut in cuts)})
+    heads, duplicates, late = {}, 0, 0
+    for start, end in zip(edges, edges[1:], strict=False):
+        folded = fold(heads, batch_of(log[start:end], start), TOPIC)
+        heads |= folded.heads
+        duplicates, late = duplicates + folded.duplicates, late + folded.late
+    assert Folded(heads, duplicates, 0, late) == whole
+
+
+@given(logs, st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=4))
+def test_replays_change_nothing(log, replays) -> None:
+    """Reading any stretch of the log again, also one that runs past what was applied, converges to the plain fold."""
+    applied = len(log) // 2
+    heads = fold({}, batch_of(log[:applied]), TOPIC).heads
+    for start, length in [*replays, (0, len(log))]:
+        start = min(start, applied)
+        heads |= fold(heads, batch_of(log[start : start + length], start), TOPIC).heads
+        applied = max(applied, min(start + length, len(log)))
+    assert heads == fold({}, batch_of(log), TOPIC).heads
+    again = fold(heads, batch_of(log), TOPIC)
+    assert again == Folded({}, 0, len(log), 0)
+
+
+@given(logs, logs)
+def test_another_topic_id_starts_new_offsets(first, second) -> None:
+    """Offsets of a re-created topic do not compare: its events count from offset 0, known ids are duplicates."""
+    oracle = Oracle()
+    for topic, log in ((TOPIC, first), (TOPIC + 1, second)):
+        for offset, each in enumerate(log):
+            oracle.apply(topic, offset, each)
+    one = fold({}, batch_of(first), TOPIC)
+    two = fold(one.heads, batch_of(second), TOPIC + 1)
+    assert one.heads | two.heads == oracle.heads()
+    assert two.replayed == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_long_logs(seed) -> None:
+    """Thousands of events with resent, late and idle stretches, in batches of uneven size, equal the oracle."""
+    log, oracle, heads = seeded_log(seed, 1_500), Oracle(), {}
+    counts = Counter()
+    random = np.random.default_rng(seed)
+    start = 0
+    while start < len(log):
+        end = start + int(random.integers(1, 400))
+        folded = fold(heads, batch_of(log[start:end], start), TOPIC)
+        heads |= folded.heads
+        counts.update(duplicates=folded.duplicates, late=folded.late)
+        start = end
+    for offset, each in enumerate(log):
+        oracle.apply(TOPIC, offset, each)
+    assert heads == oracle.heads()
+    assert counts == oracle.left_out
+    assert counts["duplicates"] > 0
+    assert counts["late"] > 0
+
+
+def test_only_changed_rows_come_back() -> None:
+    """Rows of other users, and of users whose events were all replayed, are not in the answer."""
+    heads = fold({}, batch_of([event(1, 1, T0), event(2, 2, T0), event(3, 3, T0)]), TOPIC).heads
+    folded = fold(heads, batch_of([event(1, 1, T0), event(2, 2, T0), event(3, 3, T0), event(4, 2, T0)]), TOPIC)
+    assert list(folded.heads) == [2]
+    assert folded.replayed == 3
+
+
+def test_a_duplicate_moves_the_offset_alone() -> None:
+    """A resent event changes nothing of a row but how far its log was read."""
+    heads = fold({}, batch_of([event(1, 1, T0)]), TOPIC).heads
+    folded = fold(heads, batch_of([event(1, 1, T0 + 5, "purchase")], first=9), TOPIC)
+    assert folded.heads[1] == {**heads[1], "source_offset": 9}
+    assert folded.duplicates == 1
+
+
+def test_the_rows_given_are_not_changed() -> None:
+    """The fold is pure: the caller's rows are what they were."""
+    heads = fold({}, batch_of([event(1, 1, T0)]), TOPIC).heads
+    before = {user: dict(row) for user, row in heads.items()}
+    fold(heads, batch_of([event(2, 1, T0 + 1)], first=1), TOPIC)
+    assert heads == before
+
+
+def test_no_events() -> None:
+    """An empty batch changes nothing."""
+    assert fold({}, batch_of([]), TOPIC) == Folded({}, 0, 0, 0)
+
+
+def test_offsets_must_ascend() -> None:
+    """A batch that is not in log order is refused."""
+    with pytest.raises(Corrupt, match="ascend"):
+        fold({}, EventBatch.of([4, 4], [event(1, 1, T0), event(2, 1, T0)]), TOPIC)
+
+
+def test_rows_of_other_declarations_are_refused() -> None:
+    """A row of another fingerprint is never read: not by the fold, the windows or the behaviours."""
+    heads = fold({}, batch_of([event(1, 1, T0)]), TOPIC).heads
+    other: UserHead = {**heads[1], "fingerprint": FINGERPRINT + 1}
+    for read in (
+        lambda: fold({1: other}, batch_of([event(2, 1, T0)]), TOPIC),
+        lambda: window_counts([other], np.array([T0])),
+        lambda: behaviours_of(other),
+    ):
+        with pytest.raises(Corrupt, match="fingerprint"):
+            read()
+
+
+def test_users_without_a_row_have_zeros() -> None:
+    """No row is zero counts and no behaviours."""
+    assert window_counts([None], np.array([T0])).tolist() == np.zeros((1, len(WINDOWS), len(ACTIONS))).tolist()
+    assert len(behaviours_of(None)) == 0
+
+
+def test_behaviours_keep_log_order_and_a_missing_category() -> None:
+    """Behaviours are read back in log order; category 0 and no category differ."""
+    log = [event(1, 1, T0 + 5, "like", 0), event(2, 1, T0, "cart", None)]
+    behaviours = behaviours_of(fold({}, batch_of(log), TOPIC).heads[1])
+    assert behaviours["event_time_ms"].tolist() == [T0 + 5, T0]
+    assert behaviours["has_category"].tolist() == [True, False]
+    assert [ACTIONS[code] for code in behaviours["action"]] == ["like", "cart"]
+
+
+def test_rows_pass_through_their_schema() -> None:
+    """A folded row encodes and decodes to itself: Python numbers and bytes, no numpy."""
+    head = fold({}, batch_of(seeded_log(0, 200)), TOPIC).heads[1]
+    assert codec("user_head").decode(codec("user_head").encode(head)) == head
+
+
+def test_a_full_row_stays_small() -> None:
+    """A user who does everything at every moment of a week has a row below 4 kB."""
+    log = [
+        event(place, 1, T0 + place * 97_003, ACTIONS[place % len(ACTIONS)], place) for place in range(7 * DAY_MS // 97_003)
+    ]
+    head = fold({}, batch_of(log), TOPIC).heads[1]
+    assert len(codec("user_head").encode(head)) < 4_096
+
+
+def test_columns_of_a_batch() -> None:
+    """Values and categories keep zero apart from none only where the column says so."""
+    one, two = event(1, 1, T0, category=0), event(2, 1, T0)
+    batch = EventBatch.of([3, 5], [{**one, "value": 2.5}, two])
+    assert batch.value.tolist() == [2.5, 0.0]
+    assert batch.category_id.tolist() == [0, 0]
+    assert batch.has_category.tolist() == [True, False]
+    assert batch.offset.tolist() == [3, 5]
