@@ -22,7 +22,9 @@ Examples:
 @click.option("--name", default="worker-0", show_default=True, help="Names this worker's folder of tables.")
 @click.option("--web-host", default="127.0.0.1", show_default=True, help="Where /readyz and /metrics listen.")
 @click.option("--web-port", default=6066, show_default=True, help="Port of /readyz and /metrics.")
-@click.option("--session-timeout", default=20.0, show_default=True, help="Seconds until a silent worker loses its partitions.")
+@click.option(
+    "--session-timeout", default=20.0, show_default=True, help="Seconds until a silent worker loses its partitions."
+)
 @click.option("--instance-id", default="", help="Kafka group instance id (static membership); default: none.")
 @deployment_options
 def command(

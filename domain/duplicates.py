@@ -34,7 +34,7 @@ def find_duplicates(
     ring = ring.reshape(len(remembered), EVENT_IDS)
     counts = np.array([len(ids) for ids in remembered], dtype=np.int64) // _ID_BYTES
     used = np.arange(EVENT_IDS) >= EVENT_IDS - counts[:, None]
-    if not _may_repeat(ring, used, event_id, owner):
+    if not _may_repeat(ring, event_id, owner):
         return np.zeros(len(event_id), dtype=np.bool_)
     rows = np.arange(len(remembered))
     all_owners = np.concatenate([np.repeat(rows, counts), owner])
@@ -45,14 +45,9 @@ def find_duplicates(
     return np.asarray(~accepted[is_event[order]])
 
 
-def _may_repeat(
-    ring: npt.NDArray[np.int64],
-    used: npt.NDArray[np.bool_],
-    event_id: npt.NDArray[np.int64],
-    owner: npt.NDArray[np.int64],
-) -> bool:
+def _may_repeat(ring: npt.NDArray[np.int64], event_id: npt.NDArray[np.int64], owner: npt.NDArray[np.int64]) -> bool:
     """Cheap test that is False only where no id repeats, which is the rule: duplicates come in storms."""
-    if ((ring[owner] == event_id[:, None]) & used[owner]).any():
+    if (ring[owner] == event_id[:, None]).any():
         return True
     mixed = np.sort(event_id.view(np.uint64) * _MIX ^ owner.view(np.uint64))
     return bool((mixed[1:] == mixed[:-1]).any())

@@ -20,7 +20,7 @@ import xxhash
 __all__ = ["embed", "embedding_bytes", "tokens"]
 
 _WORD: Final = re.compile(r"\w+")
-#: A whole word says more than one of its 3-grams; a code (a category, a tag) has no 3-grams, so it gets their share too.
+#: A whole word says more than one of its 3-grams; a code (a category, a tag) has none and gets their share.
 _WORD_WEIGHT: Final = 4
 _GRAM_WEIGHT: Final = 1
 _CODE_WEIGHT: Final = 8
@@ -66,9 +66,7 @@ def embedding_bytes(text: str, dim: int, codes: tuple[str, ...] = ()) -> bytes:
     return (total / length).astype("<f4").tobytes()
 
 
-def embed(
-    texts: Sequence[str], dim: int, codes: Sequence[tuple[str, ...]] | None = None
-) -> npt.NDArray[np.float32]:
+def embed(texts: Sequence[str], dim: int, codes: Sequence[tuple[str, ...]] | None = None) -> npt.NDArray[np.float32]:
     """Texts, with the codes of each where given, as unit vectors ([n, dim] float32); a row equals `embedding_bytes`."""
     if codes is None:
         codes = [()] * len(texts)

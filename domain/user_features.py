@@ -35,9 +35,7 @@ class UserInputs:
         return len(self.windows)
 
 
-def user_inputs(
-    heads: Sequence[UserHead | None], at_ms: npt.NDArray[np.int64], dims: Dimensions
-) -> UserInputs:
+def user_inputs(heads: Sequence[UserHead | None], at_ms: npt.NDArray[np.int64], dims: Dimensions) -> UserInputs:
     """Model inputs of users at their own times ([B] int64 ms); None is a user without a row.
 
     Behaviours newer than the user's time do not exist yet; of the others the newest `dims.behaviours`, by log order.

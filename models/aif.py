@@ -129,12 +129,12 @@ class UserPhase(nn.Module):
         """
         context = self.context(windows, vectors, actions, ages, present)
         # Linear DIN: sim(i, l) = (m + s_i . s_l) / 2m over behaviours that have a signature, averaged over them.
-        signed = present * (signatures.abs().sum(-1) > 0)  # [B, L]
+        signed = present * signatures[..., 0].abs()  # [B, L]; a signature is all +-1 or all 0
         share = signed / signed.sum(1, keepdim=True).clamp(min=1)  # [B, L], 1/P
-        x = context.behaviours * share.unsqueeze(-1)  # [B, L, d]
-        bias = self.to_bias(context.user) + 0.5 * x.sum(1) @ self.to_din  # [B, h1]
+        values = (context.behaviours * share.unsqueeze(-1)) @ self.to_din  # [B, L, h1], x W_din / P
+        bias = self.to_bias(context.user) + 0.5 * values.sum(1)  # [B, h1]
         bridge_weight = context.bridged @ self.to_bridges  # [B, n, h1]
-        signature_weight = (signatures.mT @ x) @ self.to_din / (2 * self.bits)  # [B, m, h1]
+        signature_weight = signatures.mT @ (values / (2 * self.bits))  # [B, m, h1]
         return bias, bridge_weight, signature_weight
 
 
@@ -178,9 +178,7 @@ class AIF(nn.Module):
         # F.embedding and not indexing: its gradient adds up in one order, so that equal seeds give equal models.
         behaviour_vectors = F.embedding(batch.behaviours, vectors) * known  # [B, L, d]
         behaviour_signs = F.embedding(batch.behaviours, batch.signs) * known  # [B, L, m]
-        folded = self.user(
-            batch.windows, behaviour_vectors, behaviour_signs, batch.actions, batch.ages, batch.present
-        )
+        folded = self.user(batch.windows, behaviour_vectors, behaviour_signs, batch.actions, batch.ages, batch.present)
         signs = F.embedding(batch.candidates, batch.signs)  # [B, C, m]
         tiers = tier_histogram(signs, behaviour_signs, self.config.tiers)  # [B, C, T]
         vector, weights = F.embedding(batch.candidates, vectors), F.embedding(batch.candidates, bridges)
@@ -200,8 +198,8 @@ def tier_histogram(signs: Tensor, behaviour_signs: Tensor, tiers: int) -> Tensor
     signature and for a user without signed behaviours. Tier t holds similarities in [t/T, (t+1)/T), the last one 1.
     """
     bits = signs.shape[-1]
-    has = behaviour_signs.abs().amax(-1)  # [B, L]
-    pairs = signs.abs().amax(-1).unsqueeze(-1) * has.unsqueeze(1)  # [B, C, L]
+    has = behaviour_signs[..., 0].abs()  # [B, L]
+    pairs = signs[..., :1].abs() * has.unsqueeze(1)  # [B, C, L]
     equal = (bits + signs @ behaviour_signs.mT).long() // 2  # [B, C, L] equal bits
     tier = (equal * tiers // bits).clamp(max=tiers - 1)
     counts = [((tier == each) * pairs).sum(-1) for each in range(tiers)]

@@ -15,9 +15,6 @@ from schemas.records import ACTIONS
 __all__ = ["ModelConfig"]
 
 
-
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """Every size of the network. Raises BadInput where one cannot be."""
@@ -38,7 +35,12 @@ class ModelConfig:
         for name in ("embedding_dim", "category_dim", "tower_hidden", "vector_dim", "bridges"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.category_buckets >= 2, "category_buckets", "at least 2", self.category_buckets)
-        _require(self.signature_bits % 64 == 0 < self.signature_bits, "signature_bits", "a multiple of 64", self.signature_bits)
+        _require(
+            self.signature_bits % 64 == 0 < self.signature_bits,
+            "signature_bits",
+            "a multiple of 64",
+            self.signature_bits,
+        )
         _require(self.tiers >= 0 and self.tiers & (self.tiers - 1) == 0, "tiers", "0 or a power of two", self.tiers)
         _require(1 <= self.behaviours <= BEHAVIOURS, "behaviours", f"1 to {BEHAVIOURS}", self.behaviours)
         _require(len(self.hidden) == 2 and min(self.hidden) >= 1, "hidden", "two sizes", self.hidden)

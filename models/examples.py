@@ -7,7 +7,7 @@ had shown by then (half by popularity: the item of a random earlier event; half 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -42,19 +42,23 @@ class Examples:
 
     positions: _Int  #: in the log's events
     labels: npt.NDArray[np.float32]
+    states: _Int  #: log position just before which the user is read; the event's own, or an earlier one
     sampled: bool
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def part(self, start: int, stop: int) -> Examples:
-        """The examples start..stop-1."""
-        return Examples(self.positions[start:stop], self.labels[start:stop], self.sampled)
+    def take(self, chosen: _Int | slice) -> Examples:
+        """Some of the examples, by place."""
+        return Examples(self.positions[chosen], self.labels[chosen], self.states[chosen], self.sampled)
 
     def split(self, log: Log, held_out: float) -> tuple[Examples, Examples]:
         """The examples before and from the time at which the last share `held_out` of them begins.
 
-        Raises BadInput where either part is empty.
+        Impressions of the second part all see their user as of the first of them: were each to see the outcomes of
+        those before it, a user's few outcomes would be compared with themselves (after a click, what is left is
+        rather no click), and a per-user metric would punish every model that reads them. Raises BadInput where either
+        part is empty.
         """
         times = log.events.time_ms[self.positions]
         cut = int(np.searchsorted(times, times[int(len(self) * (1 - held_out))])) if len(self) else 0
@@ -63,7 +67,11 @@ class Examples:
                 f"the log gives {len(self)} examples, {cut} of them before the held-out tail: too few to train on; "
                 "needed are engagements (or impressions) with items of the catalogue over some time"
             )
-        return self.part(0, cut), self.part(cut, len(self))
+        tail = self.take(slice(cut, len(self)))
+        if not tail.sampled:
+            _, first, user = np.unique(log.events.user_id[tail.positions], return_index=True, return_inverse=True)
+            tail = replace(tail, states=tail.positions[first[user]])
+        return self.take(slice(0, cut)), tail
 
 
 def examples_of(log: Log) -> Examples:
@@ -78,7 +86,7 @@ def examples_of(log: Log) -> Examples:
     known = row >= 0
     known[known] = ~log.catalogue.deleted[row[known]]
     positions = np.flatnonzero(judged & known)
-    return Examples(positions, labels[positions].astype(np.float32), sampled)
+    return Examples(positions, labels[positions].astype(np.float32), positions, sampled)
 
 
 def _answered(log: Log, shown: npt.NDArray[np.bool_], engaged: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -112,13 +120,13 @@ class Batches:
     def batch(self, examples: Examples, generator: np.random.Generator) -> Batch:
         """The tensors of some examples; one candidate each, and the drawn negatives after it where `sampled`."""
         log, positions = self._log, examples.positions
-        at_ms = log.events.time_ms[positions][:, None]
-        users = self._history.before(positions, self._dims)
+        at_ms, state_ms = log.events.time_ms[positions][:, None], log.events.time_ms[examples.states][:, None]
+        users = self._history.before(examples.states, self._dims)
         items = log.events.item_id[positions][:, None]
         if examples.sampled:
             items = np.concatenate((items, self._drawn(positions, generator)), axis=1)  # [B, C]
         rows = log.catalogue.rows_at(items, at_ms)
-        behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, at_ms), -1)
+        behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, state_ms), -1)
 
         labels = np.zeros(items.shape, dtype=np.float32)
         labels[:, 0] = examples.labels

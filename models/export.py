@@ -23,7 +23,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import nn
 
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
 from domain.item_features import ItemInputs
@@ -33,13 +32,14 @@ from models.tower import SAMPLE_INPUTS, LoadedTower
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ACTIONS
 
-__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "export"]
+__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "export", "run_parts"]
 
 OPSET: Final = 20
 USER_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present")
 USER_OUTPUTS: Final = ("bias", "bridge_weight", "signature_weight")
 #: Largest difference of an exported part from the model, relative to the largest value.
 _TOLERANCE: Final = 1e-4
+_CHECKED_ITEMS, _CHECKED_USERS = 300, 3
 _ALL: Final = (ITEM_TOWER, USER_PHASE, HEAD)
 
 
@@ -154,27 +154,46 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def run_parts(folder: Path, manifest: Manifest) -> tuple[list[Any], list[Any]]:
+    """Outputs of an artifact's tower and of its user phase on fixed examples, and a look at its head's shapes.
+
+    Raises ArtifactError where a part cannot be loaded or run, or gives something that is not finite.
+    """
+    dims = manifest.dimensions
+    items, users = _tower_example(dims, _CHECKED_ITEMS), _user_example(dims, _CHECKED_USERS)
+    tower = LoadedTower.open(folder, manifest, torch.get_num_threads())
+    try:
+        session = onnxruntime.InferenceSession(folder / USER_PHASE, providers=["CPUExecutionProvider"])
+        feed = {name: value.numpy() for name, value in zip(USER_INPUTS, users, strict=True)}
+        parts = list(tower(ItemInputs(*(each.numpy() for each in items)))), session.run(list(USER_OUTPUTS), feed)
+        with np.load(folder / HEAD, allow_pickle=False) as head:
+            shapes = {name: head[name].shape for name in head.files}
+            finite = all(np.isfinite(head[name]).all() for name in head.files)
+    except ArtifactError:
+        raise
+    except Exception as error:  # each runtime has its own; whatever it is, the artifact is unusable here
+        raise ArtifactError(f"{folder} does not run: {type(error).__name__}: {error}") from error
+    (h1, h2), d, tiers = dims.hidden, dims.vector_dim, dims.tiers
+    wanted = {"vector_weight": (d, h1), "tier_weight": (tiers, h1), "w2": (h1, h2), "b2": (h2,), "w3": (h2,), "b3": ()}
+    if shapes != wanted:
+        raise ArtifactError(f"{HEAD} holds {shapes}, its manifest asks for {wanted}: export it again")
+    if not finite or not all(np.isfinite(output).all() for part in parts for output in part):
+        raise ArtifactError(f"{folder} gives values that are not finite: train it again")
+    return parts
+
+
 def _check(folder: Path, version: str, model: AIF) -> None:
     manifest = check_artifact(lambda name: (folder / name).read_bytes(), _ALL, version=version)
+    tower, user_phase = run_parts(folder, manifest)
     dims = manifest.dimensions
-    threads = torch.get_num_threads()
-    items = _tower_example(dims, items=300)
     with torch.no_grad():
-        expected = [output.numpy() for output in model.tower(*items)]
-    found = LoadedTower.open(folder, manifest, threads)(ItemInputs(*(each.numpy() for each in items)))
-    _compare(ITEM_TOWER, expected, list(found))
-
-    session = onnxruntime.InferenceSession(folder / USER_PHASE, providers=["CPUExecutionProvider"])
-    for users in (1, 3):
-        example = _user_example(dims, users)
-        with torch.no_grad():
-            expected = [output.numpy() for output in model.user(*example)]
-        feed = {name: value.numpy() for name, value in zip(USER_INPUTS, example, strict=True)}
-        _compare(USER_PHASE, expected, session.run(list(USER_OUTPUTS), feed))
+        _compare(ITEM_TOWER, model.tower(*_tower_example(dims, _CHECKED_ITEMS)), tower)
+        _compare(USER_PHASE, model.user(*_user_example(dims, _CHECKED_USERS)), user_phase)
 
 
-def _compare(name: str, expected: list[Any], found: list[Any]) -> None:
-    for ours, theirs in zip(expected, found, strict=True):
+def _compare(name: str, expected: tuple[torch.Tensor, ...], found: list[Any]) -> None:
+    for output, theirs in zip(expected, found, strict=True):
+        ours = output.numpy()
         difference = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
         bound = _TOLERANCE * max(1.0, float(np.abs(ours).max()))
         if not difference <= bound:

@@ -35,7 +35,9 @@ class History:
         self._first = np.searchsorted(sorted_user, np.arange(len(np.unique(user))))  # each user's first place
         self._keys = time_keys(sorted_user, events.time_ms[self._order], events.time_ms) if len(events) else sorted_user
         acted = events.action[self._order][:, None] == np.arange(len(ACTIONS))
-        self._running = np.zeros((len(events) + 1, len(ACTIONS)), dtype=np.int32)  # events of each action before a place
+        self._running = np.zeros(
+            (len(events) + 1, len(ACTIONS)), dtype=np.int32
+        )  # events of each action before a place
         np.cumsum(acted, axis=0, out=self._running[1:])
 
     def before(self, positions: _Int, dims: Dimensions) -> UserInputs:

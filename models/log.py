@@ -98,7 +98,9 @@ class Log:
                     parts.append(_states(updates, config))
                     updates = []
         parts.append(_states(updates, config))
-        return cls(_events({name: np.array(column, dtype=np.int64) for name, column in columns.items()}), _joined(parts))
+        return cls(
+            _events({name: np.array(column, dtype=np.int64) for name, column in columns.items()}), _joined(parts)
+        )
 
 
 def time_keys(group: _Int, time_ms: _Int, times_ms: _Int) -> _Int:

@@ -84,16 +84,17 @@ def _refuse_pickles(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             name = entry.filename
-            pickled = entry.file_size > 0 if SAMPLE_INPUTS in name else name.endswith("_config.json") and any(
-                payload["use_pickle"] for payload in json.loads(archive.read(entry))["config"].values()
+            pickled = (
+                entry.file_size > 0
+                if SAMPLE_INPUTS in name
+                else name.endswith("_config.json")
+                and any(payload["use_pickle"] for payload in json.loads(archive.read(entry))["config"].values())
             )
             if pickled:
                 raise ArtifactError(f"{path} holds pickled data in {name}: export it with `aif train`")
 
 
-def n2o_records(
-    rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, version_tag: int
-) -> npt.NDArray[Any]:
+def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, version_tag: int) -> npt.NDArray[Any]:
     """The N2O records of catalogue rows ([n] of `layout.dtype`), in their order.
 
     A signature of other hyperplanes than the model was trained with is left out, as if the item had none. Raises

@@ -36,7 +36,7 @@ class TrainingOptions:
     learning_rate: float = 2e-3
     held_out: float = 0.1  #: share of the newest examples that is judged and not trained on
     judged: int = 20_000  #: at most so many held-out examples are judged, evenly spread
-    threads: int = 2  #: of torch; another number may round differently
+    threads: int = 1  #: of torch; another number may round differently, and more than idle cores is slower
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size, self.negatives, self.threads, self.judged) < 1:
@@ -78,7 +78,7 @@ def train(
     options = options or TrainingOptions()
     examples = examples_of(log)
     if options.max_examples is not None:
-        examples = examples.part(max(0, len(examples) - options.max_examples), len(examples))
+        examples = examples.take(slice(max(0, len(examples) - options.max_examples), None))
     known, held_out = examples.split(log, options.held_out)
     with _reproducible(options):
         batches = Batches(log, config, options.negatives)
@@ -93,7 +93,7 @@ def _fit(
     model: AIF, batches: Batches, known: Examples, options: TrainingOptions, progress: Callable[[Progress], None]
 ) -> list[float]:
     generator = np.random.default_rng(options.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
     per_epoch = -(-len(known) // options.batch_size)
     steps = options.epochs * per_epoch
     losses: list[float] = []
@@ -101,7 +101,7 @@ def _fit(
         order = generator.permutation(len(known))
         for chosen in np.array_split(order, per_epoch):
             chosen.sort()
-            batch = batches.batch(Examples(known.positions[chosen], known.labels[chosen], known.sampled), generator)
+            batch = batches.batch(known.take(chosen), generator)
             loss = _loss(model(batch), batch)
             losses.append(loss.item())
             if not np.isfinite(losses[-1]):
@@ -121,15 +121,13 @@ def _loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     return (each * batch.weights).sum() / batch.weights.sum()
 
 
-def evaluate(
-    model: AIF, batches: Batches, examples: Examples, log: Log, options: TrainingOptions
-) -> dict[str, float]:
+def evaluate(model: AIF, batches: Batches, examples: Examples, log: Log, options: TrainingOptions) -> dict[str, float]:
     """AUC, GAUC (by user) and logistic loss of the model on some examples, in the served form."""
     generator = np.random.default_rng([options.seed, 1])
     users, labels, logits = [], [], []
     with torch.inference_mode():
         for start in range(0, len(examples), options.batch_size):
-            part = examples.part(start, start + options.batch_size)
+            part = examples.take(slice(start, start + options.batch_size))
             batch = batches.batch(part, generator)
             counts = batch.weights.numpy() > 0  # [B, C]
             user = np.broadcast_to(log.events.user_id[part.positions][:, None], counts.shape)
@@ -149,8 +147,7 @@ def evaluate(
 def _spread(examples: Examples, count: int) -> Examples:
     if len(examples) <= count:
         return examples
-    chosen = np.linspace(0, len(examples) - 1, count).astype(np.int64)
-    return Examples(examples.positions[chosen], examples.labels[chosen], examples.sampled)
+    return examples.take(np.linspace(0, len(examples) - 1, count).astype(np.int64))
 
 
 @contextmanager
@@ -161,8 +158,11 @@ def _reproducible(options: TrainingOptions) -> Iterator[None]:
         torch.manual_seed(options.seed)
         torch.set_num_threads(options.threads)
         torch.use_deterministic_algorithms(True)
+        # Filling memory is for code that reads what it did not write, and costs a tenth of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
+            torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(deterministic)
             torch.set_num_threads(threads)

@@ -141,7 +141,8 @@ class Dataset:
         for line, row in read_table(self.events_file, mapping.table, columns.names, rejects):
             counts.rows += 1
             try:
-                if any([drop(row) for drop in drops]):  # noqa: C419 (a list is twice as fast as a generator here)
+                # A list: twice as fast as a generator for the usual one to three conditions.
+                if any([drop(row) for drop in drops]):
                     counts.dropped += 1
                     continue
                 at_ms = time_of(row[time_at])
@@ -159,8 +160,8 @@ class Dataset:
         for timed in rows:
             if timed[0] < newest_ms:
                 raise BadInput(
-                    f"{self.events_file} line {timed[1]}: {time_text(timed[0])} comes after {time_text(newest_ms)}, but "
-                    f'mapping {self.mapping.name} says "sorted": true; set it to false to have the file sorted'
+                    f"{self.events_file} line {timed[1]}: {time_text(timed[0])} comes after {time_text(newest_ms)}, "
+                    f'but mapping {self.mapping.name} says "sorted": true; set it to false to have the file sorted'
                 )
             newest_ms = timed[0]
             yield timed
@@ -191,9 +192,11 @@ def open_dataset(
     else:
         folder = path or _default_folder(mapping, str(name_or_mapping_path))
         events_file = folder / mapping.table.file
-    for wanted in [events_file] + _item_files(folder, mapping.items.table):
+    for wanted in [events_file, *_item_files(folder, mapping.items.table)]:
         if not wanted.is_file():
-            raise BadInput(f"data set {mapping.name}: {wanted} does not exist; give the folder of its files with --path")
+            raise BadInput(
+                f"data set {mapping.name}: {wanted} does not exist; give the folder of its files with --path"
+            )
     return Dataset(mapping, folder, events_file, limit, from_ms, to_ms, strict, rejects, embedding_dim)
 
 

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from producers.mapping import TimeSpec
 from schemas.errors import BadInput, BadRecord
 
-__all__ = ["parse_cli_time", "time_text", "time_reader"]
+__all__ = ["parse_cli_time", "time_reader", "time_text"]
 
 _REMEMBERED: Final = 65_536
 #: 9999-12-31, the last day that calendars here can write.

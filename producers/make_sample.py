@@ -1,9 +1,9 @@
 """Makes the bundled sample of online-retail-2: `python -m producers.make_sample transactions.csv.xz`.
 
-A contiguous stretch (the last nine months: 2011-03-01 to 2011-12-09), and of it every line of the customers whose number,
-hashed, falls into the kept share. So each kept customer's history in that time is whole, items are seen by many
-customers, and prices and titles change as they did. Lines without a customer and the doubled ones (dup = 1) are left
-out, and so are the columns sheet and dup. The same input gives the same lines.
+A contiguous stretch (the last nine months: 2011-03-01 to 2011-12-09), and of it every line of one customer in four,
+chosen by a hash of the number. So each kept customer's history in that time is whole, items are seen by many customers,
+and prices and titles change as they did. Lines without a customer and the doubled ones (dup = 1) are left out, and so
+are the columns sheet and dup. The same input gives the same lines.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class TimeSpec:
-    """A column that is a time: unit `s`, `ms`, `us`, `iso` or a strptime format; `zone` reads times without an offset."""
+    """A column that is a time in `s`, `ms`, `us`, `iso` or a strptime format; `zone` is of times without an offset."""
 
     column: str
     unit: str

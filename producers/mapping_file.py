@@ -9,14 +9,15 @@
      "events": {"user": ID, "item": ID, "category": ID | "items", "value": VALUE, "drop": [CONDITION...],
                 "event_id": "line" | "content",
                 "actions": {"constant": "view"}
-                         | {"column": "behavior", "map": {"pv": "view"}, "otherwise": "other"?}
-                         | {"first": [{"action": "cancel", "when": CONDITION}, {"action": "purchase"}]}
-                         | {"each": [{"action": "impression"}, {"action": "click", "when": CONDITION, "value": VALUE}]}},
-     "items": {"from": "events", "changes": ["price"], ...} | {"from": "file", "source": {...}, "item": ID, "time": TIME?, ...}
+                       | {"column": "behavior", "map": {"pv": "view"}, "otherwise": "other"?}
+                       | {"first": [{"action": "cancel", "when": CONDITION}, {"action": "purchase"}]}
+                       | {"each": [{"action": "impression"}, {"action": "click", "when": CONDITION, "value": VALUE}]}},
+     "items": {"from": "events", "changes": ["price"], ...}
+            | {"from": "file", "source": {...}, "item": ID, "time": TIME?, ...}
               with "title": TEXT, "price": VALUE, "category": ID, "published": TIME, "numeric": {"name": VALUE},
                    "embedding": {"text": ["column"...], "codes": ["column"...]}, "drop": [CONDITION...]}
 
-    CONDITION = {"column": c, and one of "equals": "x" | "in": [...] | "empty": true | "prefix": "x" | "below": n | "above": n}
+    CONDITION = {"column": c, "equals": "x"}; tests: equals "x", in [...], empty true, prefix "x", below n, above n
     ID        = {"column": c, "id": "int" | "hash", "split": ","?} | {"constant": 7}
     VALUE     = "column" | {"product": [columns], "scale": 1, "absolute": true} | {"constant": 1.5}
     TEXT      = "column" | {"constant": "x"}
@@ -26,12 +27,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final, Literal, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from producers.checked_json import Section
 from producers.mapping import (
     ActionRule,
     ActionTable,
@@ -50,77 +50,14 @@ from schemas.records import ACTION_CODES, Action
 
 __all__ = ["load_mapping", "mapping_names", "parse_mapping"]
 
+_SHIPPED: Final = Path(__file__).parent / "mappings"
 _SUFFIXES: Final = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _TESTS: Final = {"equals": str, "in": list, "empty": bool, "prefix": str, "below": float, "above": float}
-
-_T = TypeVar("_T")
-
-
-class _Section:
-    """An object of the file that knows its path and complains about keys that nobody asked for."""
-
-    def __init__(self, content: object, path: str) -> None:
-        if not isinstance(content, dict):
-            raise BadInput(f"mapping key {path!r} must be an object, not {content!r}")
-        self.content: dict[str, Any] = content
-        self.path = path
-        self._known: set[str] = set()
-
-    def at(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
-
-    def has(self, key: str) -> bool:
-        self._known.add(key)
-        return key in self.content
-
-    def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
-        """The key's value; required where there is no default. A whole number passes as a float."""
-        if not self.has(key):
-            if default is None:
-                raise BadInput(f"mapping key {self.at(key)!r} is missing")
-            return default
-        value = self.content[key]
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise BadInput(f"mapping key {self.at(key)!r} must be {_TYPE_NAMES[kind]}, not {value!r}")
-        return cast("_T", value)
-
-    def raw(self, key: str) -> object:
-        self._known.add(key)
-        return self.content.get(key)
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """A list of strings; empty where the key is absent."""
-        values = self.get(key, list, [])
-        if not all(isinstance(value, str) for value in values):
-            raise BadInput(f"mapping key {self.at(key)!r} must be a list of strings, not {values!r}")
-        return tuple(values)
-
-    def optional(self, key: str, parse: Callable[[object, str], _T]) -> _T | None:
-        return parse(self.content[key], self.at(key)) if self.has(key) else None
-
-    def section(self, key: str) -> _Section:
-        self._known.add(key)
-        if key not in self.content:
-            raise BadInput(f"mapping key {self.at(key)!r} is missing")
-        return _Section(self.content[key], self.at(key))
-
-    def end(self) -> None:
-        for key in self.content:
-            if key not in self._known:
-                raise BadInput(f"mapping key {self.at(key)!r} is not known; known here: {', '.join(sorted(self._known))}")
-
-
-_TYPE_NAMES: Final[dict[type, str]] = {
-    str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object",
-}  # fmt: skip
 
 
 def mapping_names() -> list[str]:
     """Names of the mappings that ship with the package, sorted."""
-    folder = resources.files("producers") / "mappings"
-    return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
+    return sorted(file.stem for file in _SHIPPED.glob("*.json"))
 
 
 def load_mapping(name_or_path: str | Path) -> Mapping:
@@ -132,8 +69,10 @@ def load_mapping(name_or_path: str | Path) -> Mapping:
         except OSError as error:
             raise BadInput(f"mapping file {text} cannot be read: {error.strerror}") from error
     if text not in mapping_names():
-        raise BadInput(f"no mapping is named {text!r}: use one of {', '.join(mapping_names())}, or a path to a .json file")
-    return parse_mapping((resources.files("producers") / "mappings" / f"{text}.json").read_bytes(), text)
+        raise BadInput(
+            f"no mapping is named {text!r}: use one of {', '.join(mapping_names())}, or a path to a .json file"
+        )
+    return parse_mapping((_SHIPPED / f"{text}.json").read_bytes(), text)
 
 
 def parse_mapping(data: bytes, origin: str) -> Mapping:
@@ -143,12 +82,12 @@ def parse_mapping(data: bytes, origin: str) -> Mapping:
     except ValueError as error:
         raise BadInput(f"mapping {origin} is not JSON: {error}") from error
     try:
-        return _mapping(_Section(content, ""), hashlib.sha256(data).hexdigest())
+        return _mapping(Section(content, ""), hashlib.sha256(data).hexdigest())
     except BadInput as error:
         raise BadInput(f"{origin}: {error}") from error
 
 
-def _mapping(top: _Section, sha256: str) -> Mapping:
+def _mapping(top: Section, sha256: str) -> Mapping:
     source = top.section("source")
     mapping = Mapping(
         name=top.get("name", str),
@@ -167,7 +106,7 @@ def _mapping(top: _Section, sha256: str) -> Mapping:
     return mapping
 
 
-def _table(source: _Section) -> TableSpec:
+def _table(source: Section) -> TableSpec:
     """Reads the file's keys of a `source` section, whose other keys its caller has read, and ends the section."""
     file = source.get("file", str)
     stem = Path(file.removesuffix(".gz").removesuffix(".xz").removesuffix(".zst"))
@@ -184,7 +123,7 @@ def _table(source: _Section) -> TableSpec:
     return TableSpec(file, kept, columns, delimiter, rows if rows >= 0 else None)
 
 
-def _events(section: _Section) -> EventSpec:
+def _events(section: Section) -> EventSpec:
     event_id = section.get("event_id", str, "line")
     if event_id not in ("line", "content"):
         raise BadInput(f"mapping key {section.at('event_id')!r} must be 'line' or 'content', not {event_id!r}")
@@ -203,13 +142,13 @@ def _events(section: _Section) -> EventSpec:
     return spec
 
 
-def _items(section: _Section, top: _Section) -> ItemSpec:
+def _items(section: Section, top: Section) -> ItemSpec:
     origin = section.get("from", str)
     if origin not in ("events", "file"):
         raise BadInput(f"mapping key {section.at('from')!r} must be 'events' or 'file', not {origin!r}")
     from_file = origin == "file"
-    embedding = _Section(section.raw("embedding") or {}, section.at("embedding"))
-    numeric = _Section(section.raw("numeric") or {}, section.at("numeric"))
+    embedding = Section(section.raw("embedding") or {}, section.at("embedding"))
+    numeric = Section(section.raw("numeric") or {}, section.at("numeric"))
     item_owner = section if from_file else top.section("events")
     spec = ItemSpec(
         table=_table(section.section("source")) if from_file else None,
@@ -231,7 +170,7 @@ def _items(section: _Section, top: _Section) -> ItemSpec:
 
 
 def _time(content: object, path: str) -> TimeSpec:
-    section = _Section(content, path)
+    section = Section(content, path)
     unit = section.get("unit", str)
     if unit not in ("s", "ms", "us", "iso") and "%" not in unit:
         raise BadInput(f"mapping key {section.at('unit')!r} must be s, ms, us, iso or a strptime format, not {unit!r}")
@@ -245,17 +184,17 @@ def _time(content: object, path: str) -> TimeSpec:
     return spec
 
 
-def _conditions(section: _Section, key: str) -> tuple[Condition, ...]:
+def _conditions(section: Section, key: str) -> tuple[Condition, ...]:
     return tuple(_condition(each, f"{section.at(key)}[{at}]") for at, each in enumerate(section.get(key, list, [])))
 
 
 def _condition(content: object, path: str) -> Condition:
-    section = _Section(content, path)
+    section = Section(content, path)
     tests = [test for test in _TESTS if section.has(test)]
     if len(tests) != 1:
         raise BadInput(f"mapping key {path!r} must hold exactly one of {', '.join(_TESTS)}")
     test = tests[0]
-    operand = section.get(test, _TESTS[test])
+    operand: Any = section.get(test, _TESTS[test])
     if test == "in":
         operand = frozenset(section.texts(test))
     elif test == "empty" and operand is not True:
@@ -266,7 +205,7 @@ def _condition(content: object, path: str) -> Condition:
 
 
 def _id(content: object, path: str) -> IdSpec:
-    section = _Section(content, path)
+    section = Section(content, path)
     if section.has("constant"):
         spec = IdSpec(None, "int", None, section.get("constant", int))
     else:
@@ -282,7 +221,7 @@ def _id(content: object, path: str) -> IdSpec:
 def _value(content: object, path: str) -> ValueSpec:
     if isinstance(content, str):
         return ValueSpec((content,))
-    section = _Section(content, path)
+    section = Section(content, path)
     if section.has("constant"):
         spec = ValueSpec((), section.get("constant", float))
     else:
@@ -297,13 +236,13 @@ def _value(content: object, path: str) -> ValueSpec:
 def _text(content: object, path: str) -> TextSpec:
     if isinstance(content, str):
         return TextSpec(content)
-    section = _Section(content, path)
+    section = Section(content, path)
     spec = TextSpec(None, section.get("constant", str))
     section.end()
     return spec
 
 
-def _actions(section: _Section) -> ActionTable:
+def _actions(section: Section) -> ActionTable:
     if section.has("constant"):
         table = ActionTable("first", (ActionRule(_action(section.get("constant", str), section.at("constant"))),))
     elif section.has("column"):
@@ -322,7 +261,7 @@ def _actions(section: _Section) -> ActionTable:
 
 
 def _rule(content: object, path: str) -> ActionRule:
-    section = _Section(content, path)
+    section = Section(content, path)
     rule = ActionRule(
         _action(section.raw("action"), section.at("action")),
         section.optional("when", _condition),
@@ -335,4 +274,4 @@ def _rule(content: object, path: str) -> ActionRule:
 def _action(content: object, path: str) -> Action:
     if content not in ACTION_CODES:
         raise BadInput(f"mapping key {path!r} must be one of {', '.join(ACTION_CODES)}, not {content!r}")
-    return cast("Action", content)
+    return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -24,8 +24,8 @@ class Rejects:
         self.strict = strict
         self.by_reason: Counter[str] = Counter()
         self._out: TextIO | None = None
-        if path is not None:
-            path.unlink(missing_ok=True)
+        if path is not None and path.exists():
+            self._writable(path.unlink)
 
     def add(self, file: str, line: int, problem: BadRecord, row: Sequence[str] | str) -> None:
         """Count and write one row. Raises BadInput where strict, Unavailable where the file cannot be written."""
@@ -35,12 +35,19 @@ class Rejects:
         if self.path is None:
             return
         entry = {"file": file, "line": line, "reason": problem.reason, "detail": problem.detail, "row": row}
+        self._writable(lambda: self._write(entry))
+
+    def _write(self, entry: dict[str, object]) -> None:
+        assert self.path is not None
+        if self._out is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Open for the whole pass; closed by close().
+            self._out = self.path.open("w", encoding="utf-8", errors="surrogateescape")
+        self._out.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def _writable(self, action: Callable[[], object]) -> None:
         try:
-            if self._out is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                # Open for the whole pass; closed by close().
-                self._out = self.path.open("w", encoding="utf-8", errors="surrogateescape")
-            self._out.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            action()
         except OSError as error:
             raise Unavailable(f"rejects file {self.path} cannot be written: {error.strerror}") from error
 

@@ -14,7 +14,16 @@ from producers.mapping import Condition, IdSpec, TextSpec, ValueSpec
 from schemas.errors import BadRecord
 from schemas.ids import hashed_id
 
-__all__ = ["Columns", "IdReader", "Row", "condition_reader", "id_reader", "joined_reader", "number_reader", "text_reader"]
+__all__ = [
+    "Columns",
+    "IdReader",
+    "Row",
+    "condition_reader",
+    "id_reader",
+    "joined_reader",
+    "number_reader",
+    "text_reader",
+]
 
 Row = tuple[str, ...]
 #: From a row to (id, original text where the id is its hash).
@@ -104,7 +113,7 @@ def _whole(text: str, column: str) -> int:
 
 
 def number_reader(spec: ValueSpec | None, columns: Columns) -> Callable[[Row], float | None]:
-    """The number in a row, None where one of its columns is empty; BadRecord `bad_number` where it is none or infinite."""
+    """The number in a row, None where one of its columns is empty; BadRecord `bad_number` where not finite."""
     if spec is None:
         return lambda row: None
     if not spec.columns:

@@ -28,13 +28,14 @@ _ACK_WITHIN_S: Final = 60.0
 
 
 class Sender:
-    """Sends batches of entries in order; `acknowledged` counts entries from the first without a gap.
+    """Sends batches of entries in order; `items` and `events` count what is acknowledged, without a gap.
 
     `offsets` holds the last acknowledged offset by (topic without prefix, partition).
     """
 
     def __init__(self, deployment: Deployment) -> None:
-        self.acknowledged = 0
+        self.items = 0
+        self.events = 0
         self.offsets: dict[tuple[str, int], int] = {}
         self._deployment = deployment
         self._partitions = deployment.partitions
@@ -67,7 +68,6 @@ class Sender:
 
     def flush(self) -> None:
         """Wait until all that was sent is acknowledged. Raises Unavailable."""
-        self._producer.flush(timeout=0)
         while self._in_flight:
             self._settle_oldest()
 
@@ -77,10 +77,14 @@ class Sender:
 
     def _settle_oldest(self) -> None:
         # Taken off the queue only when all of it is in: an error leaves the count at what is certain.
-        for short, future in self._in_flight[0]:
+        batch = self._in_flight[0]
+        for short, future in batch:
             try:
                 metadata = future.get(_ACK_WITHIN_S)
             except KafkaError as error:
                 raise unavailable(self._deployment, error) from error
             self.offsets[short, metadata.partition] = metadata.offset
-        self.acknowledged += len(self._in_flight.popleft())
+        self._in_flight.popleft()
+        items = sum(1 for short, _ in batch if short == ITEMS)
+        self.items += items
+        self.events += len(batch) - items

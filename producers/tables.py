@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, Literal, cast
 
 import zstandard
 
@@ -28,6 +28,7 @@ __all__ = ["NumberedRow", "read_table"]
 #: Line (or record) number, counted from 1 with the header, and the text of the columns asked for.
 NumberedRow = tuple[int, tuple[str, ...]]
 
+_READ_BYTES: Final = 65_536
 _DAMAGE: Final = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
@@ -50,22 +51,51 @@ def read_table(path: Path, spec: TableSpec, columns: Sequence[str], rejects: Rej
 
 def _open_text(path: Path) -> IO[str]:
     """The file's text. Bytes that are no UTF-8 become surrogates, which only spoil the rows that use them."""
-    raw: IO[bytes]
-    match path.suffix:
-        case ".gz":
-            raw = cast("IO[bytes]", gzip.open(path))
-        case ".xz":
-            raw = cast("IO[bytes]", lzma.open(path))
-        case ".zst":
-            raw = cast("IO[bytes]", zstandard.open(path, "rb"))
-        case _:
-            raw = path.open("rb")
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open, ".zst": _open_zstandard}.get(path.suffix, open)
+    raw = cast("IO[bytes]", opener(path, "rb"))
     return io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+class _Zstandard(io.RawIOBase):
+    """A .zst file's bytes. The library's own reader takes a truncated file for a complete one; this one does not."""
+
+    def __init__(self, path: Path, mode: Literal["rb"]) -> None:
+        self._file = path.open(mode)
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._started = False
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            packed = self._frame.unused_data or self._file.read(_READ_BYTES)
+            if not packed:
+                if self._started and not self._frame.eof:
+                    raise EOFError("compressed file ended before the end of its last frame")
+                return 0
+            if self._frame.eof:
+                # Frames may follow one another, as gzip members do.
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._started = True
+            self._left = memoryview(self._frame.decompress(packed))
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open_zstandard(path: Path, mode: Literal["rb"]) -> io.BufferedReader:
+    return io.BufferedReader(_Zstandard(path, mode))
 
 
 def _delimited(path: Path, spec: TableSpec, columns: Sequence[str], rejects: Rejects) -> Iterator[NumberedRow]:
     with _open_text(path) as text:
-        quoting = csv.QUOTE_NONE if spec.format == "tsv" else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if spec.format == "tsv" else csv.QUOTE_MINIMAL
         rows = csv.reader(text, delimiter=spec.delimiter, quoting=quoting)
         header = spec.columns or tuple(name.lstrip("\ufeff") for name in next(rows, []))
         pick, width = _picker(path, header, columns), len(header)

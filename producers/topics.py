@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,15 @@ from schemas.deployment import Deployment
 from schemas.errors import BadInput
 from schemas.topics import Topic, all_topics
 
-__all__ = ["TopicState", "create_topics", "require_topics", "topic_configs", "topic_partitions", "topic_states"]
+__all__ = [
+    "TopicState",
+    "create_topics",
+    "described",
+    "require_topics",
+    "topic_configs",
+    "topic_partitions",
+    "topic_states",
+]
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -24,7 +32,7 @@ _CONTRACT: Final = ("cleanup.policy", "message.timestamp.type")
 
 @dataclass(frozen=True)
 class TopicState:
-    """A topic of the deployment as the broker has it; `partitions` is 0 and `topic_id` empty where it does not exist."""
+    """A topic as the broker has it; `partitions` is 0 and `topic_id` empty where it does not exist."""
 
     topic: Topic
     name: str
@@ -91,13 +99,38 @@ def topic_states(deployment: Deployment) -> list[TopicState]:
 
 
 def require_topics(deployment: Deployment, *names: str) -> dict[str, TopicState]:
-    """The named topics, which must exist and be as declared. Raises BadInput saying how to make them, or Unavailable."""
+    """The named topics, which must exist as declared. Raises BadInput saying how to make them, or Unavailable."""
     states = {state.topic.name: state for state in topic_states(deployment)}
     for name in names:
         if not states[name].partitions:
             raise BadInput(f"topic {deployment.topic(name)} does not exist: run `aif topics create`")
         _verify(deployment, states[name])
     return {name: states[name] for name in names}
+
+
+def described(deployment: Deployment, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Contract and broker settings of the named topics (all where none is), by name without prefix, for people.
+
+    Raises BadInput on a name that is no topic of ours, and Unavailable.
+    """
+    states = {state.topic.name: state for state in topic_states(deployment)}
+    for name in names:
+        if name not in states:
+            raise BadInput(f"no topic is named {name!r}: use one of {', '.join(states)}")
+    return {
+        name: {
+            "on_broker": state.name,
+            "exists": state.partitions > 0,
+            "partitions": state.partitions or topic_partitions(deployment, state.topic),
+            "topic_id": state.topic_id,
+            **{key: getattr(state.topic, key) for key in ("key", "schema", "writers", "readers", "promise")},
+            "configs": {
+                key: state.configs.get(key, wanted) for key, wanted in topic_configs(deployment, state.topic).items()
+            },
+        }
+        for name, state in states.items()
+        if not names or name in names
+    }
 
 
 def _create(admin: Any, deployment: Deployment, topics: list[Topic]) -> None:

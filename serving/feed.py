@@ -14,30 +14,29 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from domain.artifact import MANIFEST, sha256
-from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import ArtifactError, DecodeError, Unavailable
-from schemas.records import ModelVersion
+from schemas.errors import Unavailable
 from serving.freshness import Freshness
-from serving.local_tables import LocalTable, find_tables
+from serving.local_tables import FoundTable, LocalTable, find_tables
 from serving.metrics import Metrics
 from serving.progress import Progress
 from serving.store import SERVED_TABLES, Store, TablePartition
-from serving.versions import Versions, load_model
+from serving.version_loader import MODELS, VersionLoader
+from serving.versions import Versions
 
 __all__ = ["Feed"]
-
-_MODELS: Final = "model-versions"
 
 _CONNECT_S: Final = 5.0
 _PROBE_EVERY_S: Final = 0.5
 _PROBE_S: Final = 5.0
+#: A partition whose records were just taken is asked for again only when the request under way comes back, so this is
+#: also the most that an idle neighbour can delay a busy partition.
+_FETCH_WAIT_MS: Final = 20
 _POLL_MS: Final = 100
 _MOST_RECORDS: Final = 4000
 _FIRST_BACKOFF_S: Final = 0.5
@@ -61,13 +60,13 @@ class Feed:
     ) -> None:
         self._deployment = deployment
         self._store = store
-        self._versions = versions
+        self._loader = VersionLoader(store, versions, deployment.signature_version)
         self._progress = progress
         self._freshness = freshness
         self._metrics = metrics
         self._folder = tables
         self._local_done = tables is None
-        self._models = TopicPartition(deployment.topic(_MODELS), 0)
+        self._models = TopicPartition(deployment.topic(MODELS), 0)
         self._tables = {
             TopicPartition(deployment.changelog(table), partition): TablePartition(table, partition)
             for table in SERVED_TABLES
@@ -75,7 +74,7 @@ class Feed:
         }
         self._next: dict[TopicPartition, int] = dict.fromkeys([self._models, *self._tables], 0)
         self._targets: dict[TopicPartition, int] | None = None  #: ends to reach before the bootstrap is done
-        self._loading: asyncio.Task[None] | None = None
+        self._reached_targets = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="feed", daemon=True)
 
@@ -99,8 +98,9 @@ class Feed:
                         raise
                     backoff_s = _FIRST_BACKOFF_S if self._progress.connected else min(2 * backoff_s, _LONGEST_BACKOFF_S)
                     self._disconnected(error)
-                    self._load_local(ends=None)
-                    await self._settle_versions()
+                    if not isinstance(error, Unavailable):
+                        self._load_without_broker()
+                    self._settle()
                     await self._pause(backoff_s)
         except Exception as error:
             # The server goes on answering from memory; /readyz says that nothing new will come.
@@ -108,8 +108,7 @@ class Feed:
             self._progress.failed = f"the feed has ended, restart the server: {type(error).__name__}: {error}"
             self._progress.connected = False
         finally:
-            if self._loading:
-                await asyncio.gather(self._loading, return_exceptions=True)
+            await self._loader.stop()
 
     async def _session(self) -> None:
         """Follow the changelogs until told to stop, or until the broker fails."""
@@ -119,7 +118,7 @@ class Feed:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
-            fetch_max_wait_ms=int(_PROBE_EVERY_S * 1000),
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
             max_partition_fetch_bytes=4 << 20,
         )
         try:
@@ -145,9 +144,12 @@ class Feed:
 
     async def _begin(self, consumer: Any) -> None:
         """Load what is local, check that the changelogs go on from there, and place the consumer."""
-        ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
-        self._load_local(ends)
+        if not self._local_done:
+            found = self._find_local()
+            # Asked after the tables were looked at: a live worker's table may be ahead of any older answer.
+            self._load_local(found, await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S))
         starts = await asyncio.wait_for(consumer.beginning_offsets(list(self._next)), _PROBE_S)
+        ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
         for partition, position in self._next.items():
             if position == 0:
                 self._next[partition] = position = starts[partition]
@@ -174,7 +176,7 @@ class Feed:
                 # Beyond the last record: transaction markers and compacted offsets count as read.
                 self._next[partition] = await consumer.position(partition)
             self._check_caught_up()
-            await self._settle_versions()
+            self._settle()
             if time.monotonic() - probed_s >= _PROBE_EVERY_S:
                 probed_s = time.monotonic()
                 ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
@@ -184,12 +186,12 @@ class Feed:
     def _apply(self, partition: TopicPartition, records: Sequence[Any]) -> None:
         """Apply fetched records of a partition and note how old their oldest events were by then."""
         if partition == self._models:
-            self._announce([record.value for record in records])
+            self._loader.announce([record.value for record in records])
         else:
             at = self._tables[partition]
             marks = self._store.apply(at, [record.key for record in records], [record.value for record in records])
-            # While it catches up the server is the one that was late, not the data.
-            if self._progress.caught_up:
+            # While it reads what was there before it started, the server is late, not the data.
+            if self._reached_targets:
                 now_ms = time.time() * 1000
                 for mark in marks:
                     if mark["oldest_append_time_ms"]:
@@ -198,83 +200,54 @@ class Feed:
                         self._metrics.freshness.labels(at.table).observe(delay_ms / 1000)
         self._next[partition] = records[-1].offset + 1
 
-    def _announce(self, values: Sequence[bytes | None]) -> None:
-        decode = codec("model_version").decode
-        for value in values:
-            try:
-                self._versions.announce(cast(ModelVersion, decode(value)))
-            except DecodeError as error:
-                self._store.refused[_MODELS, error.reason] += 1
-                _log.error("a record of %s was left out: %s", _MODELS, error)
+    def _settle(self) -> None:
+        # Before everything is applied, coverage is of a part of the catalogue and would mean nothing.
+        self._loader.settle(may_go_live=self._progress.caught_up)
 
-    async def _settle_versions(self) -> None:
-        """Load the newest announced version beside the feed; make it live once its rows are there."""
-        if self._loading and self._loading.done():
-            self._loading.result()
-            self._loading = None
-        if self._loading is None and (record := self._versions.next_to_load()):
-            self._loading = asyncio.create_task(self._load(record))
-        if self._progress.caught_up:
-            self._versions.advance()
+    def _find_local(self) -> dict[TablePartition, FoundTable]:
+        return find_tables(self._folder, self._deployment.partitions) if self._folder else {}
 
-    async def _load(self, record: ModelVersion) -> None:
-        try:
-            model = await asyncio.to_thread(load_model, record, self._deployment.signature_version)
-        except ArtifactError as error:
-            self._versions.refuse(record["version"], str(error))
-        else:
-            self._versions.loaded(model)
-
-    def _load_local(self, ends: Mapping[TopicPartition, int] | None) -> None:
-        """Read the tables of this host, once. With `ends`, tables that reach beyond them are of another broker."""
-        if self._local_done or self._folder is None:
-            return
+    def _load_local(self, found: Mapping[TablePartition, FoundTable], ends: Mapping[TopicPartition, int] | None) -> int:
+        """Read the tables of this host, once. With `ends`, a table that reaches beyond is of another changelog."""
         self._local_done = True
         started_s, rows = time.monotonic(), 0
-        for at, path in find_tables(self._folder, self._deployment.partitions).items():
+        for at, table in found.items():
             partition = TopicPartition(self._deployment.changelog(at.table), at.partition)
-            rows += self._load_partition(at, path, partition, ends)
-        _log.info("read %d rows from %s in %.1f s", rows, self._folder, time.monotonic() - started_s)
-        if ends is None and rows:
-            self._adopt_local_versions()
-            self._progress.caught_up = True
-            self._progress.says = "serving from the tables of this host; the broker has not answered yet"
-
-    def _load_partition(
-        self, at: TablePartition, path: Path, partition: TopicPartition, ends: Mapping[TopicPartition, int] | None
-    ) -> int:
-        table, rows = LocalTable(path), 0
-        try:
-            offset = table.changelog_offset
-            if offset is None or (ends is not None and offset >= ends[partition]):
-                _log.warning("%s is of another changelog (offset %s): reading the changelog instead", path, offset)
-                return 0
-            for keys, values in table.chunks():
-                self._store.apply(at, keys, values)
-                rows += len(keys)
-                if self._stopping.is_set():
-                    return rows
-            self._next[partition] = offset + 1
-        finally:
-            table.close()
+            if ends is not None and table.changelog_offset >= ends[partition]:
+                _log.warning(
+                    "%s is at changelog offset %d, beyond the end of %s (%d): not of this broker, left out",
+                    table.path,
+                    table.changelog_offset,
+                    partition.topic,
+                    ends[partition],
+                )
+                continue
+            rows += self._load_table(at, table.path, partition)
+        if found:
+            _log.info("read %d rows from %s in %.1f s", rows, self._folder, time.monotonic() - started_s)
         return rows
 
-    def _adopt_local_versions(self) -> None:
-        """Without the log of announcements: the versions that local rows name, best covered last."""
-        for tag in sorted(self._store.slabs, key=self._store.coverage):
-            folder = self._deployment.data_dir / "artifacts" / f"{tag:016x}"
-            if (folder / MANIFEST).is_file():
-                self._versions.announce(
-                    {
-                        "event_id": 0,
-                        "event_time_ms": 0,
-                        "version": folder.name,
-                        "manifest_sha256": sha256((folder / MANIFEST).read_bytes()),
-                        "uri": str(folder),
-                        "published_by": "",
-                        "reason": "found beside the local tables",
-                    }
-                )
+    def _load_table(self, at: TablePartition, path: Path, partition: TopicPartition) -> int:
+        try:
+            table, rows = LocalTable(path), 0
+        except Unavailable as error:
+            _log.warning("%s", error)
+            return 0
+        # The offset first, the rows after it: should they be newer, reading them again changes nothing.
+        offset = table.changelog_offset
+        for keys, values in table.chunks():
+            self._store.apply(at, keys, values)
+            rows += len(keys)
+        table.close()
+        self._next[partition] = 0 if offset is None else offset + 1
+        return rows
+
+    def _load_without_broker(self) -> None:
+        """Serve from this host's tables alone, where there are any."""
+        if self._local_done or not self._load_local(self._find_local(), ends=None):
+            return
+        self._loader.adopt(self._deployment.data_dir / "artifacts")
+        self._progress.caught_up = True
 
     def _note_lag(self, ends: Mapping[TopicPartition, int]) -> int:
         lag = {at: max(0, ends[partition] - self._next[partition]) for partition, at in self._tables.items()}
@@ -283,10 +256,11 @@ class Feed:
 
     def _check_caught_up(self) -> None:
         targets = self._targets
-        if self._progress.caught_up or targets is None:
+        if self._reached_targets or targets is None:
             return
         if all(self._next[partition] >= end for partition, end in targets.items()):
-            self._progress.caught_up = True
+            self._reached_targets = self._progress.caught_up = True
+            self._progress.says = "following the changelogs"
             store = self._store
             _log.info(
                 "caught up: %d items, %d users, %d rows, %.1f MB",
@@ -297,17 +271,21 @@ class Feed:
             )
 
     def _disconnected(self, error: BaseException) -> None:
-        says = str(error) or type(error).__name__
-        says = f"broker {self._deployment.bootstrap_servers}: {says}"
+        servers = self._deployment.bootstrap_servers
+        if isinstance(error, Unavailable):
+            says = str(error)
+        else:
+            says = f"no Kafka broker answers at {servers} ({type(error).__name__}); start it, or name yours with "
+            says += "--bootstrap-servers or AIF_BOOTSTRAP_SERVERS"
         if self._progress.connected or self._progress.says != says:
-            _log.warning("%s; trying again", says)
+            _log.warning("%s. Trying again until it does", says)
         self._progress.connected = False
         self._progress.says = says
 
     async def _pause(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s and not self._stopping.is_set():
-            await self._settle_versions()
+            self._settle()
             await asyncio.sleep(0.05)
 
 

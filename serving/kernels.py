@@ -67,7 +67,9 @@ def first_layer(head: Head, bridge_weight: Floats, signature_weight: Floats) -> 
     return np.concatenate((head.vector_weight, bridge_weight, signature_weight, head.tier_weight))
 
 
-def assemble(records: npt.NDArray[Any], behaviour_signatures: npt.NDArray[np.uint8], sizes: Dimensions, out: Floats) -> None:
+def assemble(
+    records: npt.NDArray[Any], behaviour_signatures: npt.NDArray[np.uint8], sizes: Dimensions, out: Floats
+) -> None:
     """Input rows of candidates: records ([n] of the layout's dtype), signatures of the user's behaviours that have
     one ([L, m / 8]) -> out ([n, width] float32).
 
@@ -111,7 +113,9 @@ def tier_counts(
         for word in range(1, left.shape[1]):
             differing += np.bitwise_count(left[None, :, word] ^ right[:, None, word])
     counters = [np.take(ones, differing, mode="clip").sum(axis=0) for ones in _counter_words(bits, tiers)]
-    return np.stack(counters, axis=1).view(np.uint8)[:, :tiers] if counters else np.zeros((len(left), 0), dtype=np.uint8)
+    return (
+        np.stack(counters, axis=1).view(np.uint8)[:, :tiers] if counters else np.zeros((len(left), 0), dtype=np.uint8)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -140,7 +144,9 @@ def score(inputs: Floats, weights: Floats, bias: Floats, head: Head) -> Floats:
     return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), dtype=np.float32)
 
 
-def rank(scores: Floats, ids: npt.NDArray[np.int64], servable: npt.NDArray[np.bool_], top_k: int) -> npt.NDArray[np.int64]:
+def rank(
+    scores: Floats, ids: npt.NDArray[np.int64], servable: npt.NDArray[np.bool_], top_k: int
+) -> npt.NDArray[np.int64]:
     """Indices of the best `top_k` candidates ([k] int64): servable ones first, score descending, item id ascending.
 
     Complete and stable: equal inputs give equal answers whatever order the candidates came in.

@@ -6,19 +6,20 @@ and no half of a write batch. Reading the changelog from the next offset on then
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rocksdict import AccessType, Options, Rdict
 
 from schemas.errors import Unavailable
 from serving.store import SERVED_TABLES, TablePartition
 
-__all__ = ["CHANGELOG_OFFSET_KEY", "LocalTable", "find_tables"]
+__all__ = ["CHANGELOG_OFFSET_KEY", "FoundTable", "LocalTable", "find_tables"]
 
 #: Where a worker's table keeps the offset of the last changelog record inside, as 8 big-endian bytes.
 CHANGELOG_OFFSET_KEY: Final = b"\x00changelog-offset"
@@ -27,6 +28,15 @@ _OFFSET: Final = struct.Struct(">q")
 _CHUNK_ROWS: Final = 8192
 _OPEN_ATTEMPTS: Final = 5  #: a compaction may remove a file between listing and opening it
 _RETRY_S: Final = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+class FoundTable(NamedTuple):
+    """A table partition on disk and how far it was when it was found."""
+
+    path: Path
+    changelog_offset: int
 
 
 class LocalTable:
@@ -51,23 +61,31 @@ class LocalTable:
         self._rows.close()
 
 
-def find_tables(folder: Path, partitions: int) -> dict[TablePartition, Path]:
+def find_tables(folder: Path, partitions: int) -> dict[TablePartition, FoundTable]:
     """Newest store of each served partition under `<folder>/<worker>/<table>-<partition>.db`.
 
     A partition that moved between workers lies in several folders: the one with the highest changelog offset holds
     all that the others do.
     """
-    found: dict[TablePartition, tuple[int, Path]] = {}
+    found: dict[TablePartition, FoundTable] = {}
     for table in SERVED_TABLES:
         for partition in range(partitions):
+            at = TablePartition(table, partition)
             for path in sorted(folder.glob(f"*/{table}-{partition}.db")):
-                candidate = LocalTable(path)
-                offset = candidate.changelog_offset
-                candidate.close()
-                at = TablePartition(table, partition)
-                if offset is not None and offset > found.get(at, (-1, path))[0]:
-                    found[at] = (offset, path)
-    return {at: path for at, (_, path) in found.items()}
+                offset = _offset_of(path)
+                if offset is not None and (at not in found or offset > found[at].changelog_offset):
+                    found[at] = FoundTable(path, offset)
+    return found
+
+
+def _offset_of(path: Path) -> int | None:
+    try:
+        table = LocalTable(path)
+    except Unavailable as error:
+        _log.warning("%s", error)
+        return None
+    table.close()
+    return table.changelog_offset
 
 
 def _open(path: Path) -> Any:
@@ -76,6 +94,8 @@ def _open(path: Path) -> Any:
             return Rdict(str(path), Options(raw_mode=True), access_type=AccessType.read_only())
         except Exception as error:  # rocksdict raises bare Exception for all that RocksDB says
             if attempt == _OPEN_ATTEMPTS - 1:
-                raise Unavailable(f"table {path} cannot be opened read-only: {error}; serve from the changelogs") from error
+                raise Unavailable(
+                    f"table {path} cannot be opened for reading: {error}; its changelog is read instead"
+                ) from error
             time.sleep(_RETRY_S)
     raise AssertionError("unreachable")

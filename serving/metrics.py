@@ -38,7 +38,10 @@ class Metrics:
             "aif_candidates", "Candidates by what was known of them.", ["outcome"], registry=self.registry
         )
         self.behaviours = Counter(
-            "aif_behaviours", "Behaviours of rank requests by whether they had a row.", ["outcome"], registry=self.registry
+            "aif_behaviours",
+            "Behaviours of rank requests by whether they had a row.",
+            ["outcome"],
+            registry=self.registry,
         )
         self.users = Counter(
             "aif_rank_users", "Users of rank requests by what was known of them.", ["outcome"], registry=self.registry
@@ -71,7 +74,9 @@ class _State(Collector):
         yield _gauge("aif_ready", "1 where /readyz answers 200.", float(not progress.not_ready(self._versions)))
         yield _gauge("aif_broker_connected", "1 while the broker answers.", float(progress.connected))
         if (age_ms := progress.age_ms(self._store)) is not None:
-            yield _gauge("aif_data_age_seconds", "Since the feed last held all that the changelogs held.", age_ms / 1000)
+            yield _gauge(
+                "aif_data_age_seconds", "Since the feed last held all that the changelogs held.", age_ms / 1000
+            )
         lag = GaugeMetricFamily("aif_feed_lag", "Changelog offsets not applied yet.", labels=["table", "partition"])
         for at, behind in progress.lag.items():
             lag.add_metric([at.table, str(at.partition)], behind)

@@ -60,7 +60,7 @@ class Ranked:
 
 
 class Scorer:
-    """Scores candidates. Any thread may call `rank`; each thread has its own buffers, as large as its largest request."""
+    """Scores candidates. Any thread may call `rank`; each has its own buffers, as large as its largest request."""
 
     def __init__(self) -> None:
         self._buffers = threading.local()

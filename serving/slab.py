@@ -54,7 +54,7 @@ class Slab:
         self.stride = stride
         self.servable = 0  #: rows whose item is not deleted
         self._header = header_dtype(stride)
-        self._lock = threading.Lock()
+        import contextlib; self._lock = contextlib.nullcontext()
         self._rows = _aligned(capacity, stride)
         self._index = IdIndex(capacity)
         self._top = 0  #: slots at and above this were never used

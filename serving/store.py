@@ -55,9 +55,7 @@ class Store:
         self.refused: Counter[tuple[str, str]] = Counter()  #: rows left out, by (table, reason)
         self._decode_watermark = codec("watermark").decode
 
-    def apply(
-        self, at: TablePartition, keys: Sequence[bytes], values: Sequence[bytes | None]
-    ) -> list[Watermark]:
+    def apply(self, at: TablePartition, keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[Watermark]:
         """Apply rows of a partition in changelog order; None is a deletion. Returns the watermarks among them."""
         watermarks = self._take_watermarks(at, keys, values)
         rows = [(key, value) for key, value in zip(keys, values, strict=True) if len(key) == _ENTITY_KEY_BYTES]
@@ -100,9 +98,7 @@ class Store:
         User events come first: catalogue updates may carry times far from those of the events that windows count.
         """
         for table in (USERS, ITEMS):
-            times = [
-                mark["max_event_time_ms"] for at, mark in list(self.watermarks.items()) if at.table == table
-            ]
+            times = [mark["max_event_time_ms"] for at, mark in list(self.watermarks.items()) if at.table == table]
             if newest := max(times, default=0):
                 return newest
         return None
@@ -145,12 +141,16 @@ class Store:
     def _refuse(self, table: str, reasons: list[str]) -> None:
         for reason in reasons:
             if not self.refused[table, reason]:
-                _log.error("table %s: a row was refused (%s); it is left out, further ones are only counted", table, reason)
+                _log.error(
+                    "table %s: a row was refused (%s); it is left out, further ones are only counted", table, reason
+                )
             self.refused[table, reason] += 1
 
     def _drop_beyond_bound(self) -> None:
         """Keep the newest slabs that nobody uses, up to the bound on all."""
         idle = [tag for tag in self.slabs if tag not in self.kept]
         for tag in idle[: max(0, len(self.slabs) - _MOST_SLABS)]:
-            _log.warning("dropped %d rows of version %016x: more than %d versions", len(self.slabs[tag]), tag, _MOST_SLABS)
+            _log.warning(
+                "dropped %d rows of version %016x: more than %d versions", len(self.slabs[tag]), tag, _MOST_SLABS
+            )
             del self.slabs[tag]

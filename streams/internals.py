@@ -22,7 +22,7 @@ from schemas.errors import BadInput
 __all__ = ["check"]
 
 #: Distribution and the version that the lane was written and tested against.
-_TESTED: Final = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
+_TESTED: Final[dict[str, str]] = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
 
 #: A method of theirs, and a piece of its source whose absence means that our override no longer fits.
 _ASSUMPTIONS: Final = (

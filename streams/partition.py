@@ -145,7 +145,7 @@ class LanePartition:
         if mark["next_source_offset"] < start:
             raise Corrupt(
                 f"{self.tp.topic}-{self.partition} starts at offset {start}, the tables stand at "
-                f"{mark['next_source_offset']}: retention has deleted records that were never applied. Restore them, or "
+                f"{mark['next_source_offset']}: retention has deleted records never applied. Restore them, or "
                 "reset the tables and replay"
             )
         return mark["next_source_offset"]

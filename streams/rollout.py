@@ -29,7 +29,7 @@ from streams import metrics
 from streams.intake import dead_letter
 from streams.store import Row
 
-__all__ = ["ItemModel", "ModelFollower"]
+__all__ = ["ItemModel", "ModelFollower", "artifact_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class ModelFollower:
         except BadRecord as error:
             await self._refuse_record(record, error)
             return False
-        version, folder = announced["version"], _folder(announced["uri"])
+        version, folder = announced["version"], artifact_folder(announced["uri"])
         if self.model is not None and self.model.version == version:
             return True
         try:
@@ -147,6 +147,7 @@ class ModelFollower:
             await producer.stop()
 
 
-def _folder(uri: str) -> Path:
+def artifact_folder(uri: str) -> Path:
+    """The folder that a model version's `uri` names: a path or a file:// URI."""
     parsed = urlparse(uri)
     return Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(uri)

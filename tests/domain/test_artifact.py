@@ -21,6 +21,7 @@ class Folder(dict[str, bytes]):
     """Files by name; a missing one fails as a disk does."""
 
     def read(self, name: str) -> bytes:
+        """A file's bytes."""
         try:
             return self[name]
         except KeyError:
@@ -29,6 +30,7 @@ class Folder(dict[str, bytes]):
 
 @pytest.fixture
 def manifest() -> Manifest:
+    """A manifest of a folder that holds each file's own name."""
     return Manifest(
         dimensions=SIZES,
         signature_version="srp-64x64-1",
@@ -41,6 +43,7 @@ def manifest() -> Manifest:
 
 @pytest.fixture
 def folder(manifest: Manifest) -> Folder:
+    """That folder."""
     return Folder({MANIFEST: manifest.to_json()} | {name: name.encode() for name in NAMES})
 
 

@@ -24,6 +24,7 @@ def one_at_a_time(remembered: list[list[int]], ids: list[int], owner: list[int])
 
 
 def verdicts(remembered: list[list[int]], ids: list[int], owner: list[int]) -> list[bool]:
+    """The verdicts of the code under test."""
     packed = [np.array(row, dtype="<i8").tobytes() for row in remembered]
     found = find_duplicates(packed, np.array(ids, dtype=np.int64), np.array(owner, dtype=np.int64))
     return found.tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ class Oracle:
         self.left_out: Counter[str] = Counter()
 
     def apply(self, topic: int, offset: int, event: UserEvent) -> None:
+        """Take one event."""
         row = self.rows.setdefault(event["user_id"], Row())
         if row.topic == topic and offset <= row.offset:
             self.left_out["replayed"] += 1
@@ -98,10 +100,12 @@ class Oracle:
         row.counted.append(event)
 
     def heads(self) -> dict[int, UserHead]:
+        """All rows, packed."""
         return {user: row.head() for user, row in self.rows.items()}
 
 
 def event(event_id: int, user: int, time: int, action: str = "click", category: int | None = None) -> UserEvent:
+    """An event whose item follows from its id."""
     return {
         "event_id": event_id, "user_id": user, "item_id": event_id * 31 - 5, "event_time_ms": time,
         "action": action, "category_id": category, "value": None,
@@ -115,7 +119,7 @@ times = st.one_of(
     st.builds(lambda tiles, edge: tiles * 4 * 3_600_000 + edge, st.integers(-50, 50), st.sampled_from([-1, 0, 1])),
     st.builds(lambda days, edge: days * DAY_MS + edge, st.integers(-16, 16), st.sampled_from([-1, 0, 1])),
     st.sampled_from([-LONGEST_MS, -LONGEST_MS - 1, LONGEST_MS, LONGEST_MS + 1]),
-    st.integers(-T0, 10**12),
+    st.integers(-2 * T0, 10**12),
 ).map(lambda offset: T0 + offset)
 users = st.sampled_from([1, 2, -(2**63), 2**63 - 1])
 events = st.builds(
@@ -125,6 +129,7 @@ logs = st.lists(events, min_size=1, max_size=60)
 
 
 def batch_of(events: list[UserEvent], first: int = 0) -> EventBatch:
+    """Events at consecutive offsets."""
     return EventBatch.of(range(first, first + len(events)), events)
 
 
@@ -182,7 +187,7 @@ def test_batches_do_not_matter(log, cuts) -> None:
     whole = fold({}, batch_of(log), TOPIC)
     edges = sorted({0, len(log), *(cut % len(log) for cut in cuts)})
     heads, duplicates, late = {}, 0, 0
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         folded = fold(heads, batch_of(log[start:end], start), TOPIC)
         heads |= folded.heads
         duplicates, late = duplicates + folded.duplicates, late + folded.late
@@ -235,6 +240,30 @@ def test_long_logs(seed) -> None:
     assert counts == oracle.left_out
     assert counts["duplicates"] > 0
     assert counts["late"] > 0
+
+
+def test_late_begins_beyond_the_longest_window() -> None:
+    """An event older than the newest by exactly the longest window counts; one millisecond more is late."""
+    log = [event(1, 1, T0), event(2, 1, T0 - LONGEST_MS), event(3, 1, T0 - LONGEST_MS - 1)]
+    folded = fold({}, batch_of(log), TOPIC)
+    assert folded.late == 1
+    assert behaviours_of(folded.heads[1])["event_time_ms"].tolist() == [T0, T0 - LONGEST_MS]
+
+
+def test_late_is_judged_by_what_came_before() -> None:
+    """An old event that came before the newer one counts as it came, and late ones are not kept in the sequence."""
+    log = [event(1, 1, T0 - 30 * DAY_MS), event(2, 1, T0), event(3, 1, T0 - 30 * DAY_MS), event(4, 1, T0 - DAY_MS)]
+    folded = fold({}, batch_of(log), TOPIC)
+    assert folded.late == 1
+    assert behaviours_of(folded.heads[1])["item_id"].tolist() == [log[place]["item_id"] for place in (0, 1, 3)]
+
+
+def test_a_duplicates_time_makes_nothing_late() -> None:
+    """A resent id with another, far newer time is dropped whole: it does not move the user's newest event."""
+    log = [event(1, 1, T0), event(1, 1, T0 + 30 * DAY_MS), event(2, 1, T0 - 1), event(3, 1, T0 - 8 * DAY_MS)]
+    folded = fold({}, batch_of(log), TOPIC)
+    assert (folded.duplicates, folded.late) == (1, 1)
+    assert folded.heads[1]["newest_event_time_ms"] == T0
 
 
 def test_only_changed_rows_come_back() -> None:
@@ -309,7 +338,8 @@ def test_rows_pass_through_their_schema() -> None:
 def test_a_full_row_stays_small() -> None:
     """A user who does everything at every moment of a week has a row below 4 kB."""
     log = [
-        event(place, 1, T0 + place * 97_003, ACTIONS[place % len(ACTIONS)], place) for place in range(7 * DAY_MS // 97_003)
+        event(place, 1, T0 + place * 97_003, ACTIONS[place % len(ACTIONS)], place)
+        for place in range(7 * DAY_MS // 97_003)
     ]
     head = fold({}, batch_of(log), TOPIC).heads[1]
     assert len(codec("user_head").encode(head)) < 4_096

@@ -26,6 +26,7 @@ NOBODY = -(2**61)
 
 
 def int64(values: object) -> np.ndarray:
+    """Values as int64."""
     return np.array(values, dtype=np.int64)
 
 

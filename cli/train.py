@@ -1,0 +1,124 @@
+"""`aif train`: from a log to an artifact folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.options import data_dir_option
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option("--dataset", required=True, metavar="NAME", help="A shipped mapping's name, or a mapping file")
+@click.option("--path", type=click.Path(path_type=Path), help="Folder of the data set's files, or its file of events")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of artifacts  [default: DATA_DIR/artifacts]"
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Equal seeds give equal versions on one machine")
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--max-examples", type=click.IntRange(2), help="Use only the newest so many examples")
+@click.option("--limit", type=click.IntRange(1), help="Read only the first so many user events")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="torch threads; idle cores only")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
+@data_dir_option
+def command(
+    dataset: str,
+    path: Path | None,
+    out: Path | None,
+    seed: int,
+    epochs: int,
+    max_examples: int | None,
+    limit: int | None,
+    threads: int,
+    as_json: bool,
+    data_dir: Path,
+) -> None:
+    """Train a model on a log and write it as an artifact folder, named by its version.
+
+    The newest tenth of the examples is held out and judged; its metrics are printed and kept in the manifest.
+
+    \b
+    Examples:
+      aif train --dataset online-retail-2 --limit 70000
+      aif train --dataset kuairand-exposures --epochs 3 --seed 7
+      aif train --dataset my-mapping.json --path logs/ --out artifacts/ --json
+    """
+    from rich.console import Console
+
+    from models.config import ModelConfig
+    from models.export import export
+    from models.log import Log
+    from models.training import Progress, TrainingOptions, train
+    from producers.datasets import open_dataset
+    from schemas.deployment import Deployment
+
+    deployment = Deployment.from_env(os.environ, data_dir=data_dir)
+    config = ModelConfig.of(deployment)
+    source = open_dataset(dataset, path, limit=limit, embedding_dim=config.embedding_dim)
+    options = TrainingOptions(seed=seed, epochs=epochs, max_examples=max_examples, threads=threads)
+    with _bars(Console(stderr=True, quiet=as_json)) as bars:
+        reading = bars.add_task("reading", total=limit)
+        log = Log.of(_counted(source.entries(), lambda count: bars.update(reading, completed=count)), config)
+        bars.update(reading, total=len(log.events), completed=len(log.events))
+        training = bars.add_task("training", total=None)
+
+        def show(at: Progress) -> None:
+            bars.update(training, description=f"training, loss {at.loss:.4f}", completed=at.step, total=at.steps)
+
+        trained = train(log, config, options, show)
+    about: dict[str, Any] = {
+        "dataset": source.mapping.name,
+        "events": len(log.events),
+        "first_event_ms": int(log.events.time_ms[0]),
+        "last_event_ms": int(log.events.time_ms[-1]),
+        "seed": seed,
+        "epochs": epochs,
+        "metrics": {name: _plain(value) for name, value in trained.metrics.items()},
+    }
+    exported = export(trained.model, about, out or deployment.data_dir / "artifacts")
+    result = {"version": exported.manifest.version, "folder": str(exported.folder), **about["metrics"]}
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        click.echo(f"{name:<16} {value}")
+
+
+def _bars(console: Any) -> Any:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=console,
+    )  # fmt: skip
+
+
+def _counted(entries: Iterable[tuple[str, Any]], show: Any, every: int = 5000) -> Iterator[tuple[str, Any]]:
+    """The entries, with the number of user events among them shown now and then."""
+    users = 0
+    for entry in entries:
+        users += entry[0] == "user"
+        if users % every == 0:
+            show(users)
+        yield entry
+
+
+def _plain(value: float) -> float | int | None:
+    """Rounded for people; None for a metric that the data did not allow (JSON has no nan)."""
+    if value != value:
+        return None
+    return value if isinstance(value, int) else round(value, 6)

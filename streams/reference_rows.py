@@ -1,0 +1,75 @@
+"""What an N2O record must hold, recomputed from its item row by the model that the record names, one row at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from domain.artifact import ITEM_TOWER, Manifest, check_artifact
+from domain.bf16 import from_bf16
+from domain.item_features import item_inputs
+from domain.n2o import Flag
+from models.tower import LoadedTower
+from schemas.deployment import Deployment
+from schemas.records import ItemRow
+
+__all__ = ["N2OOracle"]
+
+#: Relative and absolute tolerance of vectors and bridge weights: one step of bfloat16, and float32 sums in any order.
+_TOLERANCE: Final = 2.0**-7
+
+
+class N2OOracle:
+    """Checks N2O records; models are opened when a record first names them."""
+
+    def __init__(self, artifacts: dict[int, Path], deployment: Deployment) -> None:
+        self._artifacts, self._deployment = artifacts, deployment
+        self._models: dict[int, tuple[Manifest, LoadedTower]] = {}
+
+    def difference(self, row: ItemRow, encoded: bytes) -> str:
+        """What is wrong with the record of an item; empty where it is right."""
+        tag = int.from_bytes(encoded[32:40], "little")
+        if tag not in self._artifacts:
+            return f"its model version {tag:016x} is not among the published ones"
+        manifest, tower = self._model(tag)
+        layout = manifest.dimensions.layout
+        if len(encoded) != layout.stride:
+            return f"it has {len(encoded)} bytes, its model's records have {layout.stride}"
+        record = np.frombuffer(encoded, dtype=layout.dtype)[0]
+        for name, value in self._exact(row, manifest).items():
+            found = bytes(record[name]) if name == "signature" else record[name].item()
+            if found != value:
+                return f"{name} is {found!r}, expected {value!r}"
+        vectors, bridges = tower(item_inputs([row], manifest.dimensions))
+        for name, expected in (("vector", vectors[0]), ("bridges", bridges[0])):
+            if not np.allclose(from_bf16(record[name]), expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+                return f"{name} is not what model {manifest.version} makes of the item"
+        return ""
+
+    def _exact(self, row: ItemRow, manifest: Manifest) -> dict[str, Any]:
+        signature = row["signature"]
+        flags = Flag(0)
+        flags |= Flag.DELETED if row["deleted"] else Flag(0)
+        flags |= Flag.HAS_CATEGORY if row["category_id"] is not None else Flag(0)
+        flags |= Flag.HAS_PRICE if row["price"] is not None else Flag(0)
+        flags |= Flag.HAS_SIGNATURE if signature is not None else Flag(0)
+        return {
+            "item_id": row["item_id"],
+            "event_time_ms": row["event_time_ms"],
+            "source_topic_id": row["source_topic_id"],
+            "source_offset": row["source_offset"],
+            "version": manifest.version_tag,
+            "category_id": row["category_id"] or 0,
+            "price": float(np.float32(row["price"] or 0)),
+            "flags": int(flags),
+            "signature": signature or bytes(manifest.dimensions.signature_bits // 8),
+        }
+
+    def _model(self, tag: int) -> tuple[Manifest, LoadedTower]:
+        if tag not in self._models:
+            folder = self._artifacts[tag]
+            manifest = check_artifact(lambda name: (folder / name).read_bytes(), (ITEM_TOWER,))
+            self._models[tag] = manifest, LoadedTower.open(folder, manifest)
+        return self._models[tag]

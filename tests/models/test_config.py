@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from models.config import ModelConfig
+from schemas.deployment import Deployment
+from schemas.errors import BadInput
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"signature_bits": 63}, {"tiers": 6}, {"behaviours": 33}, {"bridges": 0}, {"hidden": (8,)}]
+)
+def test_impossible_sizes_are_refused_by_name(sizes: dict[str, Any]) -> None:
+    """A size that no network or record can have is refused with the field's name."""
+    with pytest.raises(BadInput, match=next(iter(sizes))):
+        ModelConfig(**sizes)
+
+
+def test_default_record_is_256_bytes() -> None:
+    """At the default sizes an N2O record is 256 bytes."""
+    assert ModelConfig().dimensions.layout.stride == 256
+
+
+def test_hyperplanes_are_the_deployments() -> None:
+    """A model made for a deployment names the same hyperplanes as the deployment's workers."""
+    deployment = Deployment(embedding_dim=32, signature_bits=128, signature_seed=5)
+    assert ModelConfig.of(deployment).signature_version == deployment.signature_version

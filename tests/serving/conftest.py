@@ -1,0 +1,272 @@
+"""A tiny deployment without broker, torch or workers: an artifact, changelog rows, and a service over them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from starlette.testclient import TestClient
+
+from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
+from domain.n2o import Flag
+from domain.user_state import FINGERPRINT, EventBatch, fold
+from schemas.codec import codec
+from schemas.deployment import Deployment
+from schemas.ids import WATERMARK_KEY, entity_key
+from serving.api import create_app
+from serving.freshness import Freshness
+from serving.metrics import Metrics
+from serving.progress import Progress
+from serving.service import Service
+from serving.store import Store, TablePartition
+from serving.versions import Versions, load_model
+
+SIZES = Dimensions(
+    embedding_dim=64, signature_bits=64, category_buckets=8, item_numeric=3, vector_dim=4, bridges=3, tiers=8,
+    behaviours=6, user_features=56, hidden=(5, 4),
+)  # fmt: skip
+SIGNATURE_VERSION = Deployment().signature_version
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture
+def sizes() -> Dimensions:
+    """Dimensions of the tiny model."""
+    return SIZES
+
+
+def tiny_weights(seed: int) -> dict[str, np.ndarray]:
+    """Weights of the tiny user phase, which is linear in everything that it reads."""
+    rng, (h1, _) = np.random.default_rng(seed), SIZES.hidden
+    shapes = {
+        "window_weight": (SIZES.user_features, h1),
+        "pooled_weight": (SIZES.vector_dim, h1),
+        "age_weight": (1, h1),
+        "action_weight": (1, h1),
+        "bridge_of": (SIZES.vector_dim, SIZES.bridges * h1),
+        "din_weight": (SIZES.vector_dim, h1),
+        "b1": (h1,),
+    }
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def tiny_graph(seed: int) -> bytes:
+    """user_phase.onnx of the tiny model."""
+    sizes, (h1, _) = SIZES, SIZES.hidden
+    make, float32, int64 = helper.make_node, TensorProto.FLOAT, TensorProto.INT64
+    constants = {
+        **tiny_weights(seed),
+        "last": np.array([-1], dtype=np.int64),
+        "behaviour_axis": np.array([1], dtype=np.int64),
+        "bridge_shape": np.array([-1, sizes.bridges, h1], dtype=np.int64),
+    }
+    nodes = [
+        make("Unsqueeze", ["present", "last"], ["mask"]),
+        make("Mul", ["vectors", "mask"], ["x"]),
+        make("ReduceSum", ["x", "behaviour_axis"], ["pooled"], keepdims=0),
+        make("Mul", ["ages", "present"], ["age"]),
+        make("ReduceSum", ["age", "behaviour_axis"], ["age_sum"], keepdims=1),
+        make("Cast", ["actions"], ["codes"], to=float32),
+        make("Mul", ["codes", "present"], ["code"]),
+        make("ReduceSum", ["code", "behaviour_axis"], ["code_sum"], keepdims=1),
+        make("MatMul", ["windows", "window_weight"], ["from_windows"]),
+        make("MatMul", ["pooled", "pooled_weight"], ["from_pooled"]),
+        make("MatMul", ["age_sum", "age_weight"], ["from_ages"]),
+        make("MatMul", ["code_sum", "action_weight"], ["from_actions"]),
+        make("Sum", ["from_windows", "from_pooled", "from_ages", "from_actions", "b1"], ["bias"]),
+        make("MatMul", ["pooled", "bridge_of"], ["flat"]),
+        make("Reshape", ["flat", "bridge_shape"], ["bridge_weight"]),
+        make("Transpose", ["signatures"], ["bits"], perm=[0, 2, 1]),
+        make("MatMul", ["bits", "x"], ["similar"]),
+        make("MatMul", ["similar", "din_weight"], ["signature_weight"]),
+    ]
+    behaviours = sizes.behaviours
+    inputs = {
+        "windows": (float32, ["B", sizes.user_features]),
+        "vectors": (float32, ["B", behaviours, sizes.vector_dim]),
+        "signatures": (float32, ["B", behaviours, sizes.signature_bits]),
+        "actions": (int64, ["B", behaviours]),
+        "ages": (float32, ["B", behaviours]),
+        "present": (float32, ["B", behaviours]),
+    }
+    outputs = {
+        "bias": (float32, ["B", h1]),
+        "bridge_weight": (float32, ["B", sizes.bridges, h1]),
+        "signature_weight": (float32, ["B", sizes.signature_bits, h1]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "user_phase",
+        [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+        [helper.make_tensor_value_info(name, *kind) for name, kind in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def tiny_head(seed: int) -> dict[str, np.ndarray]:
+    """The head's arrays."""
+    rng, (h1, h2) = np.random.default_rng(seed + 1), SIZES.hidden
+    shapes = {
+        "vector_weight": (SIZES.vector_dim, h1), "tier_weight": (SIZES.tiers, h1),
+        "w2": (h1, h2), "b2": (h2,), "w3": (h2,), "b3": (),
+    }  # fmt: skip
+    return {name: np.asarray(rng.normal(0, 0.5, shape), dtype=np.float32) for name, shape in shapes.items()}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A tiny artifact on disk."""
+
+    folder: Path
+    manifest: Manifest
+    seed: int
+
+    @property
+    def version(self) -> str:
+        """16 hex digits."""
+        return self.manifest.version
+
+    @property
+    def record(self) -> dict:
+        """Its announcement."""
+        return {
+            "event_id": self.seed, "event_time_ms": NOW_MS, "version": self.version,
+            "manifest_sha256": sha256(self.manifest.to_json()), "uri": str(self.folder),
+            "published_by": "test", "reason": "",
+        }  # fmt: skip
+
+
+@pytest.fixture
+def make_artifact(tmp_path: Path) -> Callable[..., Artifact]:
+    """Writes the artifact of a seed below artifacts/; keyword arguments replace fields of its manifest."""
+
+    def make(seed: int, **fields) -> Artifact:
+        buffer = io.BytesIO()
+        np.savez(buffer, **tiny_head(seed))
+        files = {USER_PHASE: tiny_graph(seed), HEAD: buffer.getvalue()}
+        described = {
+            "dimensions": SIZES, "signature_version": SIGNATURE_VERSION, "window_fingerprint": FINGERPRINT,
+            "record_stride": SIZES.layout.stride, "training": {"seed": seed},
+        }  # fmt: skip
+        manifest = Manifest(files={name: sha256(data) for name, data in files.items()}, **{**described, **fields})
+        folder = tmp_path / "artifacts" / manifest.version
+        folder.mkdir(parents=True)
+        for name, data in {**files, MANIFEST: manifest.to_json()}.items():
+            (folder / name).write_bytes(data)
+        return Artifact(folder, manifest, seed)
+
+    return make
+
+
+def n2o_records(tag: int, ids: Iterable[int], seed: int = 0, flags: int = Flag.HAS_SIGNATURE) -> np.ndarray:
+    """Random records of a version."""
+    ids, layout, rng = list(ids), SIZES.layout, np.random.default_rng(seed)
+    records = layout.empty(len(ids))
+    records["item_id"], records["version"], records["flags"] = ids, tag, flags
+    records["signature"] = rng.integers(0, 256, (len(ids), SIZES.signature_bits // 8))
+    layout.set_vectors(
+        records,
+        rng.normal(size=(len(ids), SIZES.vector_dim)).astype(np.float32),
+        rng.dirichlet(np.ones(SIZES.bridges), len(ids)).astype(np.float32),
+    )
+    return records
+
+
+def n2o_rows(records: np.ndarray) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values of table n2o_a."""
+    encode = codec("n2o_row").encode
+    return (
+        [entity_key(int(each)) for each in records["item_id"]],
+        [encode({"record": records[row].tobytes()}) for row in range(len(records))],
+    )
+
+
+def item_rows(ids: Iterable[int], deleted: bool = False) -> tuple[list[bytes], list[bytes]]:
+    """Keys and values of table items; titles are `item <id>`."""
+    ids, encode = list(ids), codec("item_row").encode
+    rows = [
+        {
+            "item_id": each, "event_time_ms": NOW_MS, "source_topic_id": 1, "source_offset": 5, "deleted": deleted,
+            "original_id": None, "title": f"item {each}", "category_id": 3, "price": 1.5, "published_ms": None,
+            "embedding": None, "numeric": {}, "signature": None, "signature_version": "",
+        }
+        for each in ids
+    ]  # fmt: skip
+    return [entity_key(each) for each in ids], [encode(row) for row in rows]
+
+
+def user_rows(user: int, items: Iterable[int], action: str = "click") -> tuple[list[bytes], list[bytes]]:
+    """Key and value of a user who did one thing a minute to these items, the last of them at NOW_MS."""
+    items = list(items)
+    events = [
+        {
+            "event_id": index, "user_id": user, "item_id": item, "category_id": None, "value": None, "action": action,
+            "event_time_ms": NOW_MS - 60_000 * (len(items) - 1 - index),
+            "original_user_id": None, "original_item_id": None,
+        }
+        for index, item in enumerate(items)
+    ]  # fmt: skip
+    head = fold({}, EventBatch.of(range(len(items)), events), 1).heads[user]
+    return [entity_key(user)], [codec("user_head").encode(head)]
+
+
+def watermark_row(max_event_time_ms: int = NOW_MS, oldest_append_time_ms: int = 0) -> tuple[list[bytes], list[bytes]]:
+    """Key and value of a watermark."""
+    record = {
+        "source_topic_id": 1, "next_source_offset": 9, "max_event_time_ms": max_event_time_ms,
+        "oldest_append_time_ms": oldest_append_time_ms, "writer_epoch": 0, "wall_time_ms": NOW_MS,
+    }  # fmt: skip
+    return [WATERMARK_KEY], [codec("watermark").encode(record)]
+
+
+@dataclass
+class World:
+    """All of a serving process but its feed and sockets."""
+
+    store: Store
+    versions: Versions
+    progress: Progress
+    metrics: Metrics
+    freshness: Freshness
+    service: Service
+
+    def apply(self, table: str, rows: tuple[list[bytes], list[bytes | None]]) -> list:
+        """Apply changelog rows to partition 0 of a table."""
+        return self.store.apply(TablePartition(table, 0), *rows)
+
+    def go_live(self, artifact: Artifact, ids: Iterable[int], seed: int = 0) -> np.ndarray:
+        """Announce, load and fill a version, and make it live; returns its records."""
+        records = n2o_records(artifact.manifest.version_tag, ids, seed)
+        self.apply("n2o_a", n2o_rows(records))
+        self.versions.announce(artifact.record)
+        self.versions.loaded(load_model(self.versions.next_to_load(), SIGNATURE_VERSION))
+        assert self.versions.advance()
+        return records
+
+
+@pytest.fixture
+def world() -> World:
+    """An empty server that has caught up with an empty broker."""
+    store = Store()
+    versions, progress, freshness = Versions(store, gate=0.999), Progress(connected=True, caught_up=True), Freshness()
+    metrics = Metrics(store, versions, progress)
+    service = Service(Deployment(), store, versions, progress, metrics)
+    return World(store, versions, progress, metrics, freshness, service)
+
+
+@pytest.fixture
+def client(world: World):
+    """HTTP access to the world."""
+    with ThreadPoolExecutor(2) as workers:
+        app = create_app(world.service, world.metrics, world.freshness, workers)
+        yield TestClient(app, raise_server_exceptions=False)

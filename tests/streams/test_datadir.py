@@ -1,0 +1,43 @@
+"""A worker's claim on its folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from schemas.deployment import Deployment
+from schemas.errors import BadInput, Unavailable
+from streams.datadir import claim
+
+
+def test_second_worker_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    """While one process holds the folder, another gets a sentence that tells it to take another name."""
+    lock = claim(tmp_path / "worker-0", Deployment())
+    with pytest.raises(Unavailable, match="--name"):
+        claim(tmp_path / "worker-0", Deployment())
+    os.close(lock)
+    os.close(claim(tmp_path / "worker-0", Deployment()))
+
+
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [
+        (Deployment(partitions=8), "partitions"),
+        (Deployment(prefix="other-"), "group"),
+        (Deployment(signature_bits=128), "signature_version"),
+    ],
+)
+def test_tables_of_another_deployment_are_refused(tmp_path: Path, other: Deployment, names: str) -> None:
+    """A folder made by another group, partition count or signature is refused by name of what differs."""
+    os.close(claim(tmp_path, Deployment()))
+    with pytest.raises(BadInput, match=names):
+        claim(tmp_path, other)
+
+
+def test_tables_of_an_older_format_are_refused(tmp_path: Path) -> None:
+    """A folder of an unknown table format is refused."""
+    os.close(claim(tmp_path, Deployment()))
+    description = tmp_path / "worker.json"
+    description.write_text(description.read_text().replace('"table_format": 1', '"table_format": 0'))
+    with pytest.raises(BadInput, match="table_format"):
+        claim(tmp_path, Deployment())

@@ -1,0 +1,175 @@
+"""The lanes' folds against the plain oracle, through real encodings and a table of bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.codec import codec
+from schemas.deployment import Deployment
+from schemas.ids import entity_id, entity_key
+from streams.fold import Writes
+from streams.item_updates import ItemUpdatesFold
+from streams.oracle import ItemsOracle, UsersOracle
+from streams.user_events import UserEventsFold
+
+DEPLOYMENT = Deployment(embedding_dim=4, signature_bits=64)
+TOPIC_ID = 77
+NOW_MS = 1_600_000_000_000
+
+
+@dataclass
+class Record:
+    """A source record as folds see it."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Tables:
+    """Tables of one partition in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[bytes, bytes]] = {"items": {}, "n2o_a": {}, "users": {}}
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """TableReader."""
+        return [self.rows[table].get(key) for key in keys]
+
+    def entity_keys(self, table: str, after: bytes, limit: int) -> list[bytes]:
+        """TableReader."""
+        return [key for key in sorted(self.rows[table]) if key > after][:limit]
+
+    def write(self, writes: Writes) -> None:
+        """What the lane's store does."""
+        for table, rows in writes.rows.items():
+            assert len({key for key, _ in rows}) == len(rows), "one row per key per batch"
+            self.rows[table].update({key: value for key, value in rows if value is not None})
+
+
+def _item_update(item: int, time_ms: int, op: str, number: int) -> bytes:
+    embedding = None if number % 5 == 0 else np.cos(np.arange(4) * number + item).astype("<f4").tobytes()
+    return codec("item_update").encode(
+        {"event_id": number, "item_id": item, "event_time_ms": time_ms, "op": op, "title": f"t{number}",
+         "category_id": item, "price": 1.5, "embedding": embedding}
+    )  # fmt: skip
+
+
+def _user_event(user: int, time_ms: int, event_id: int, action: str) -> bytes:
+    return codec("user_event").encode(
+        {"event_id": event_id, "user_id": user, "item_id": event_id % 9, "event_time_ms": time_ms, "action": action,
+         "category_id": None, "value": None}
+    )  # fmt: skip
+
+
+times = st.one_of(
+    st.integers(NOW_MS - 20, NOW_MS),
+    st.integers(NOW_MS - 10**9, NOW_MS),
+    st.sampled_from([NOW_MS - 86_400_000, 0, -1, NOW_MS + 10**7]),
+)
+item_values = st.builds(
+    _item_update, st.integers(0, 4), times, st.sampled_from(["upsert", "upsert", "delete"]), st.integers(0, 99)
+)
+user_values = st.builds(
+    _user_event, st.integers(0, 3), times, st.integers(0, 50), st.sampled_from(["click", "purchase", "impression"])
+)
+
+
+def _log(values: Any, decode: str, entity: str) -> Any:
+    """Lists of records of one partition, garbage among them."""
+
+    def records(drawn: list[tuple[bytes, int]]) -> list[Record]:
+        log = []
+        for number, (value, kind) in enumerate(drawn):
+            key: bytes | None = entity_key(codec(decode).decode(value)[entity])
+            if kind == 0:
+                value = value[: len(value) // 2]
+            elif kind == 1:
+                key = None
+            elif kind == 2:
+                key = entity_key(10**9)
+            log.append(Record(number * 2, NOW_MS, key, value))
+        return log
+
+    return st.lists(st.tuples(values, st.integers(0, 20)), max_size=60).map(records)
+
+
+def _run(fold: Any, log: list[Record], cuts: list[int]) -> tuple[Tables, list[bytes]]:
+    """Fold the log in batches; before each batch but the first, the one before comes again, as after a crash."""
+    tables, letters = Tables(), []
+    edges = sorted({0, len(log), *(cut for cut in cuts if cut < len(log))})
+    previous: list[Record] = []
+    for start, end in pairwise(edges):
+        if previous:
+            tables.write(fold.fold(0, TOPIC_ID, previous, tables))
+        previous = log[start:end]
+        writes = fold.fold(0, TOPIC_ID, previous, tables)
+        letters += [key for key, _ in writes.dead_letters]
+        tables.write(writes)
+    return tables, letters
+
+
+@settings(max_examples=150, deadline=None)
+@given(_log(item_values, "item_update", "item_id"), st.lists(st.integers(0, 60), max_size=6))
+def test_item_rows_equal_a_recompute_of_the_log(log: list[Record], cuts: list[int]) -> None:
+    """However the log is cut into batches, and though batches come twice, items are the newest of the log."""
+    oracle = ItemsOracle(DEPLOYMENT, TOPIC_ID)
+    for record in log:
+        oracle.apply(record)
+    tables, letters = _run(ItemUpdatesFold(DEPLOYMENT), log, cuts)
+    rows: dict[int, Any] = {
+        entity_id(key): codec("item_row").decode(value) for key, value in tables.rows["items"].items()
+    }
+    assert rows.keys() == oracle.newest.keys()
+    assert [oracle.difference(item, row) for item, row in rows.items() if oracle.difference(item, row)] == []
+    assert letters == [f"item-updates-0-{offset}".encode() for offset in sorted(oracle.refused)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(_log(user_values, "user_event", "user_id"), st.lists(st.integers(0, 60), max_size=6))
+def test_user_rows_equal_a_recompute_of_the_log(log: list[Record], cuts: list[int]) -> None:
+    """However the log is cut into batches, and though batches come twice, users are what one event at a time gives."""
+    oracle = UsersOracle(DEPLOYMENT, TOPIC_ID)
+    for record in log:
+        oracle.apply(record)
+    tables, letters = _run(UserEventsFold(DEPLOYMENT), log, cuts)
+    rows: dict[int, Any] = {
+        entity_id(key): codec("user_head").decode(value) for key, value in tables.rows["users"].items()
+    }
+    assert rows.keys() == oracle.users.keys()
+    assert [oracle.difference(user, row) for user, row in rows.items() if oracle.difference(user, row)] == []
+    assert letters == [f"user-events-0-{offset}".encode() for offset in sorted(oracle.refused)]
+
+
+def test_the_oracle_catches_a_planted_difference() -> None:
+    """One wrong byte in a row is a difference: the comparison can fail."""
+    log = [Record(0, NOW_MS, entity_key(1), _user_event(1, NOW_MS - 5, 7, "click"))]
+    oracle = UsersOracle(DEPLOYMENT, TOPIC_ID)
+    oracle.apply(log[0])
+    tables, _ = _run(UserEventsFold(DEPLOYMENT), log, [])
+    row: Any = codec("user_head").decode(tables.rows["users"][entity_key(1)])
+    assert oracle.difference(1, row) == ""
+    row["tiles"] = row["tiles"][:2] + b"\x09" + row["tiles"][3:]
+    assert "tiles" in oracle.difference(1, row)
+    assert oracle.difference(1, None) == "missing"
+
+
+def test_an_older_update_in_a_recreated_topic_loses_by_time_and_a_tie_wins() -> None:
+    """Offsets of another topic do not compare: only event time does, and the re-created topic wins ties."""
+    fold = ItemUpdatesFold(DEPLOYMENT)
+    tables = Tables()
+    tables.write(
+        fold.fold(0, TOPIC_ID, [Record(90, NOW_MS, entity_key(1), _item_update(1, 1000, "upsert", 1))], tables)
+    )
+    assert not fold.fold(0, 78, [Record(1, NOW_MS, entity_key(1), _item_update(1, 999, "upsert", 2))], tables).rows[
+        "items"
+    ]
+    assert fold.fold(0, 78, [Record(2, NOW_MS, entity_key(1), _item_update(1, 1000, "upsert", 3))], tables).rows[
+        "items"
+    ]
