@@ -26,9 +26,16 @@ Examples:
     "--session-timeout", default=20.0, show_default=True, help="Seconds until a silent worker loses its partitions."
 )
 @click.option("--instance-id", default="", help="Kafka group instance id (static membership); default: none.")
+@click.option("--failpoint", default="", metavar="ACTION:STEP:COUNT", hidden=True, help="For crash tests.")
 @deployment_options
 def command(
-    deployment: Deployment, name: str, web_host: str, web_port: int, session_timeout: float, instance_id: str
+    deployment: Deployment,
+    name: str,
+    web_host: str,
+    web_port: int,
+    session_timeout: float,
+    instance_id: str,
+    failpoint: str,
 ) -> None:
     """Run a stream worker: item updates and user events into tables and changelogs.
 
@@ -44,5 +51,6 @@ def command(
         web_port=web_port,
         session_timeout_s=session_timeout,
         instance_id=instance_id,
+        failpoint=failpoint,
     )
     run(build_worker(deployment, settings))

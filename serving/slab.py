@@ -54,7 +54,7 @@ class Slab:
         self.stride = stride
         self.servable = 0  #: rows whose item is not deleted
         self._header = header_dtype(stride)
-        import contextlib; self._lock = contextlib.nullcontext()
+        self._lock = threading.Lock()
         self._rows = _aligned(capacity, stride)
         self._index = IdIndex(capacity)
         self._top = 0  #: slots at and above this were never used

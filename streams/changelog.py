@@ -60,13 +60,18 @@ class ChangelogWriter:
         """The producer epoch: rises with every take-over."""
         return int(self._producer._txn_manager.producer_epoch)
 
-    async def write(self, rows: Mapping[Destination, Iterable[Row]], next_offset: int | None) -> dict[Destination, int]:
-        """Commit the rows, and the source partition's next offset unless None; the offset of each one's last row."""
+    async def write(
+        self, rows: Mapping[Destination, Iterable[Row]], next_offset: int, before_commit: Callable[[], None]
+    ) -> dict[Destination, int]:
+        """Commit the rows and the source partition's next offset; the offset of each destination's last row.
+
+        `before_commit` is called when all rows are on their way.
+        """
         with _translated(f"writing a batch of {self._source.topic}-{self._source.partition}"):
             await self._producer.begin_transaction()
             pending = {to: await self._send(to, some) for to, some in rows.items()}
-            if next_offset is not None:
-                await self._producer.send_offsets_to_transaction({self._source: next_offset}, self._group)
+            await self._producer.send_offsets_to_transaction({self._source: next_offset}, self._group)
+            before_commit()
             await self._producer.commit_transaction()
             return {to: await last for to, last in pending.items() if last is not None}
 

@@ -20,6 +20,7 @@ from faust.types import TP
 from schemas.deployment import Deployment
 from schemas.errors import AifError
 from streams.batching import BatchConsumer, FetchedBatch
+from streams.failpoint import NO_FAILPOINT, Failpoint
 from streams.fold import Fold
 from streams.partition import LanePartition
 from streams.tables import BatchedTable
@@ -52,6 +53,7 @@ class Lane:
         fold: Fold,
         tables: dict[str, BatchedTable],
         *,
+        failpoint: Failpoint = NO_FAILPOINT,
         exit_process: Callable[[int], None] = _exit,
     ) -> None:
         self.app, self.deployment, self.fold, self.tables = app, deployment, fold, tables
@@ -59,6 +61,7 @@ class Lane:
         self.topic_id = 0
         self.partitions: dict[int, LanePartition] = {}
         self.remaining: dict[TopicPartition, int] = {}
+        self.failpoint = failpoint
         self._exit_process = exit_process
 
     @property

@@ -232,6 +232,7 @@ class LanePartition:
             fold = self.lane.fold
             writes = await self.lane.in_executor(fold.fold, self.partition, self.lane.topic_id, records, self)
             oldest_ms = min((record.timestamp for record in records), default=0)
+            self.lane.failpoint.reach("folded")
             await self._commit(writes, end, oldest_ms)
             self.cursor.advance(end)
             self.last_batch_at = time.monotonic()
@@ -261,10 +262,13 @@ class LanePartition:
         if writes.dead_letters:
             rows[deployment.dead_letters(self.lane.fold.source), 0] = writes.dead_letters
         with metrics.transaction_seconds.labels(self.lane.fold.source).time():
-            last = await self._writer.write(rows, next_offset)
+            last = await self._writer.write(rows, next_offset, lambda: self.lane.failpoint.reach("sent"))
+        self.lane.failpoint.reach("committed")
         for table in self.lane.tables.values():
             to = (deployment.changelog(table.name), self.partition)
             await self.lane.in_executor(table.put_many, self.partition, rows[to], last[to])
+            self.lane.failpoint.reach("first_stored")
+        self.lane.failpoint.reach("stored")
         self.watermark = mark
 
     def _mark(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> Watermark:

@@ -20,6 +20,7 @@ from schemas.deployment import Deployment
 from streams import internals
 from streams.batching import URL_SCHEME, register_transport
 from streams.datadir import claim
+from streams.failpoint import Failpoint
 from streams.fold import Fold
 from streams.health import attach_health
 from streams.item_updates import ItemUpdatesFold
@@ -47,6 +48,8 @@ class WorkerSettings:
     session_timeout_s: float = 20.0
     #: Kafka's static membership: with a stable name, a restart within the session moves no partition. Empty: dynamic.
     instance_id: str = ""
+    #: For crash tests; see failpoint.py.
+    failpoint: str = ""
 
 
 def worker_folder(deployment: Deployment, settings: WorkerSettings) -> Path:
@@ -61,6 +64,7 @@ class Worker:
     deployment: Deployment
     settings: WorkerSettings
     app: faust.App
+    failpoint: Failpoint
     lanes: list[Lane] = field(default_factory=list)
     follower: ModelFollower | None = None
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
@@ -150,7 +154,7 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         web_tables_enabled=False,
         web_router_enabled=False,
     )
-    worker = Worker(deployment, settings, app)
+    worker = Worker(deployment, settings, app, Failpoint.parse(settings.failpoint))
     items, users = ItemUpdatesFold(deployment), UserEventsFold(deployment)
     worker.lanes = [_attach(worker, items), _attach(worker, users)]
 
@@ -171,7 +175,7 @@ def _attach(worker: Worker, fold: Fold) -> Lane:
     app, deployment = worker.app, worker.deployment
     topic = app.topic(deployment.topic(fold.source), key_type=bytes, value_type=bytes, partitions=deployment.partitions)
     tables = {name: _table(worker, name) for name in fold.tables}
-    lane = Lane(app, deployment, fold, tables)
+    lane = Lane(app, deployment, fold, tables, failpoint=worker.failpoint)
 
     async def agent(batches: Any) -> None:
         async for batch in batches:

@@ -67,10 +67,10 @@ class WorkerProcess:
         self._env, self._session_s = env or {}, session_s
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> WorkerProcess:
+    def start(self, *options: str) -> WorkerProcess:
         """Start it, without waiting."""
         arguments = [sys.executable, "-c", "from cli.main import main; main()", "worker", "--name", self.name]
-        arguments += ["--web-port", str(self.port), "--session-timeout", str(self._session_s)]
+        arguments += ["--web-port", str(self.port), "--session-timeout", str(self._session_s), *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(arguments, env=self._environment(), stdout=log, stderr=log)
         return self

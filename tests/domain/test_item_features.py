@@ -1,105 +1,85 @@
-"""Tower inputs of catalogue rows: scale, absence, categories and named features."""
-
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import item_update
 
-from domain.artifact import Dimensions
-from domain.item_features import ITEM_NUMERIC, category_buckets, item_inputs, packed_column
+from domain.item_features import ITEM_NUMERIC, category_buckets, item_inputs
+from models.config import ModelConfig
 from schemas.errors import BadInput
 from schemas.records import ItemUpdate
 
-DIMS = Dimensions(
-    embedding_dim=3, signature_bits=64, category_buckets=16, item_numeric=ITEM_NUMERIC, vector_dim=64, bridges=16,
-    tiers=8, behaviours=32, user_features=56, hidden=(128, 64),
-)  # fmt: skip
+_DIMS = ModelConfig(embedding_dim=3, category_buckets=16).dimensions
+_floats = st.floats(width=32)
 
 
-def item(**fields: object) -> ItemUpdate:
-    """An item with nothing but these fields."""
-    nothing = {
-        "event_id": 1, "item_id": 7, "event_time_ms": 0, "op": "upsert", "original_id": None, "title": None,
-        "category_id": None, "price": None, "published_ms": None, "embedding": None, "numeric": {},
-    }  # fmt: skip
-    return {**nothing, **fields}  # type: ignore[typeddict-item]
+def _packed(values: list[float]) -> bytes:
+    return np.array(values, dtype="<f4").tobytes()
 
 
-floats = st.floats(allow_nan=False, allow_infinity=False)
-items = st.builds(
-    lambda category, price, embedding, numeric: item(
-        category_id=category,
-        price=price,
-        embedding=None if embedding is None else np.array(embedding, "<f4").tobytes(),
-        numeric=numeric,
+_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "embedding": st.none() | st.lists(_floats, min_size=3, max_size=3).map(_packed),
+            "category_id": st.none() | st.integers(-(2**63), 2**63 - 1),
+            "price": st.none() | st.floats(),
+            "numeric": st.dictionaries(st.sampled_from(["words", "width", "height", "age", "rank"]), st.floats()),
+        }
     ),
-    st.none() | st.integers(-(2**63), 2**63 - 1),
-    st.none() | floats,
-    st.none() | st.lists(st.floats(width=32), min_size=3, max_size=3),
-    st.dictionaries(st.text(max_size=4), floats, max_size=4),
+    max_size=8,
 )
 
 
-@given(st.lists(items, min_size=1, max_size=5))
-def test_a_batch_equals_its_items_and_is_finite(rows) -> None:
-    """An item's inputs are finite, in range, and the same bytes alone and beside others."""
-    together = item_inputs(rows, DIMS)
-    assert np.isfinite(together.embedding).all()
-    assert np.isfinite(together.numeric).all()
-    assert ((together.category >= 0) & (together.category < DIMS.category_buckets)).all()
-    for place, row in enumerate(rows):
-        alone = item_inputs([row], DIMS)
-        for name, column in vars(alone).items():
-            assert column[0].tobytes() == getattr(together, name)[place].tobytes()
+def _row(**fields: Any) -> ItemUpdate:
+    return item_update(1, 0, **fields)
 
 
-def test_absent_and_zero_differ() -> None:
-    """A price or category of 0 is not the absence of one."""
-    inputs = item_inputs([item(), item(price=0.0, category_id=0)], DIMS)
-    assert inputs.numeric[0].tolist() == [0.0] * ITEM_NUMERIC
-    assert inputs.numeric[1, :4].tolist() == [0, 1, 0, 1]
-    assert inputs.category[0] == 0
-    assert inputs.category[1] > 0
+@given(_rows)
+def test_batch_equals_single_and_is_finite(fields: list[dict[str, Any]]) -> None:
+    """Whatever the values, inputs of many rows are those of each row alone, bit for bit, and all are finite."""
+    rows = [_row(**each) for each in fields]
+    together = item_inputs(rows, _DIMS)
+    assert len(together) == len(rows)
+    for name, value in vars(together).items():
+        assert np.isfinite(value).all(), name
+        alone = [getattr(item_inputs([row], _DIMS), name) for row in rows]
+        np.testing.assert_array_equal(value, np.concatenate([value[:0], *alone]), err_msg=name)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_embeddings_are_scaled_to_one(scale) -> None:
-    """Whatever a producer's scale, the root mean square is 1 and the direction stays."""
-    raw = (np.array([1, -2, 2]) * scale).astype("<f4")
-    scaled = item_inputs([item(embedding=raw.tobytes())], DIMS).embedding[0]
-    np.testing.assert_allclose(scaled, np.array([1, -2, 2]) / math.sqrt(3), rtol=1e-6)
+def test_columns_mean_what_they_say() -> None:
+    """Price, presence flags and named features stand where the documentation puts them."""
+    full = _row(embedding=_packed([3, 0, 4]), category_id=5, price=9.0, numeric={"words": -2.0})
+    inputs = item_inputs([full, _row()], _DIMS)
+    np.testing.assert_allclose(inputs.numeric[0, :4], [math.log(10), 1, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(inputs.numeric[0, 4:].sum(), -math.log(3), rtol=1e-6)
+    assert inputs.numeric.shape == (2, ITEM_NUMERIC)
+    assert not inputs.numeric[1].any() and not inputs.embedding[1].any() and inputs.category[1] == 0
 
 
-def test_prices_and_names_are_signed_logs() -> None:
-    """Known values; a named feature goes to one column, the same in any order of the map."""
-    first = item_inputs([item(price=-3.0, numeric={"a": 1.0, "b": 2.0, "c": 3.0})], DIMS).numeric[0]
-    other = item_inputs([item(price=-3.0, numeric={"c": 3.0, "b": 2.0, "a": 1.0})], DIMS).numeric[0]
-    assert first[0] == np.float32(-math.log(4))
-    assert first.tobytes() == other.tobytes()
-    assert first[4:].sum() == pytest.approx(math.log(2) + math.log(3) + math.log(4), rel=1e-6)
+@given(st.floats(1e-3, 1e3))
+def test_scale_of_an_embedding_does_not_matter(scale: float) -> None:
+    """A producer may scale its embeddings: the tower sees a root mean square of 1."""
+    vectors = [_row(embedding=_packed([each * factor for each in (1.0, -2.0, 0.5)])) for factor in (1.0, scale)]
+    embedding = item_inputs(vectors, _DIMS).embedding
+    np.testing.assert_allclose(embedding[0], embedding[1], rtol=1e-5)
+    np.testing.assert_allclose(np.square(embedding).mean(axis=1), 1, rtol=1e-5)
 
 
-def test_a_wrong_length_is_refused() -> None:
-    """An embedding of another size than the model's is named, with both sizes."""
-    with pytest.raises(BadInput, match=r"8 bytes.*12"):
-        item_inputs([item(embedding=bytes(8))], DIMS)
+def test_wrong_embedding_length_is_refused() -> None:
+    """An embedding of another length than the model's is refused with both lengths."""
+    with pytest.raises(BadInput, match="8 bytes, the model expects 12"):
+        item_inputs([_row(embedding=_packed([1, 2]))], _DIMS)
 
 
-def test_packed_columns_mark_what_was_there() -> None:
-    """Zeros stand for None, and the mask says so."""
-    column, present = packed_column([b"ab", None], 2, "pair")
-    assert column.tolist() == [[97, 98], [0, 0]]
-    assert present.tolist() == [True, False]
-
-
-def test_categories_spread() -> None:
-    """Consecutive, strided and large ids reach every bucket about evenly; the bucket of none is theirs alone."""
-    for ids in (np.arange(15_000), np.arange(15_000) * 1024, np.arange(15_000) + 2**62):
-        buckets = category_buckets(ids, np.ones(15_000, dtype=bool), 16)
-        counts = np.bincount(buckets, minlength=16)
-        assert counts[0] == 0
-        assert counts[1:].min() > 700
+def test_categories_spread_over_the_buckets() -> None:
+    """Consecutive categories fill the buckets evenly; only a missing one is in bucket 0."""
+    ids = np.arange(16_000, dtype=np.int64)
+    buckets = category_buckets(ids, np.ones(len(ids), dtype=bool), 17)
+    assert np.bincount(buckets, minlength=17)[0] == 0
+    assert abs(np.bincount(buckets)[1:] - 1000).max() < 150
+    assert not category_buckets(ids, np.zeros(len(ids), dtype=bool), 17).any()

@@ -1,89 +1,61 @@
-"""What the user phase reads of a row, against the events themselves."""
-
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from planted import user_event
 
-from domain.artifact import Dimensions
-from domain.user_features import log_hours, user_inputs
-from domain.user_state import BEHAVIOURS, EventBatch, fold, window_counts
-from schemas.records import ACTIONS, UserEvent, UserHead
+from domain.user_features import UserInputs, user_inputs
+from domain.user_state import EventBatch, fold
+from domain.windows import WINDOWS
+from models.config import ModelConfig
+from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
 
-T0 = 1_500_000_000_000
-HOUR_MS = 3_600_000
-DIMS = Dimensions(
-    embedding_dim=64, signature_bits=64, category_buckets=128, item_numeric=4, vector_dim=64, bridges=16, tiers=8,
-    behaviours=32, user_features=56, hidden=(128, 64),
-)  # fmt: skip
+_DIMS = ModelConfig(behaviours=3).dimensions
+_HOUR_MS = 3_600_000
+_NOW_MS = 1000 * 24 * _HOUR_MS
 
 
-def head_of(times: list[int]) -> UserHead:
-    """The row of a user with events at these times, items numbered from 100."""
-    log: list[UserEvent] = [
-        {
-            "event_id": place, "user_id": 1, "item_id": 100 + place, "event_time_ms": time,
-            "action": ACTIONS[place % len(ACTIONS)], "category_id": None, "value": None,
-            "original_user_id": None, "original_item_id": None,
-        }
-        for place, time in enumerate(times)
-    ]  # fmt: skip
-    return fold({}, EventBatch.of(range(len(log)), log), 1).heads[1]
+def _heads(records: list[UserEvent]) -> dict[int, UserHead]:
+    return fold({}, EventBatch.of(range(len(records)), records), topic_id=1).heads
 
 
-@given(
-    st.lists(st.integers(0, 100 * HOUR_MS), min_size=1, max_size=50), st.integers(0, 120 * HOUR_MS), st.integers(1, 40)
-)
-def test_newest_behaviours_first_none_from_the_future(offsets, at, most) -> None:
-    """The newest behaviours not after the user's time, in reverse log order, then absent places."""
-    moment = T0 + at
-    kept = list(enumerate(T0 + offset for offset in offsets))[-BEHAVIOURS:]
-    expected = [(place, time) for place, time in reversed(kept) if time <= moment][:most]
-    inputs = user_inputs([head_of([T0 + each for each in offsets])], np.array([moment]), replace(DIMS, behaviours=most))
-    count = len(expected)
-    assert inputs.item_ids[0].tolist() == [100 + place for place, _ in expected] + [0] * (most - count)
-    assert inputs.actions[0, :count].tolist() == [place % len(ACTIONS) for place, _ in expected]
-    assert inputs.present[0].tolist() == [True] * count + [False] * (most - count)
-    np.testing.assert_allclose(
-        inputs.ages[0],
-        [np.log1p((moment - time) / HOUR_MS) for _, time in expected] + [0.0] * (most - count),
-        rtol=1e-6,
-    )
+def _inputs(heads: list[UserHead | None], at_ms: int) -> UserInputs:
+    return user_inputs(heads, np.full(len(heads), at_ms), _DIMS)
 
 
-def test_windows_are_logs_of_counts() -> None:
-    """Window features are log1p of the counts at the same time, flattened window by window."""
-    heads, at = [head_of([T0, T0, T0 + 5]), None], np.array([T0 + HOUR_MS, T0])
-    inputs = user_inputs(heads, at, DIMS)
-    assert inputs.windows.shape == (2, DIMS.user_features)
-    np.testing.assert_allclose(np.expm1(inputs.windows), window_counts(heads, at).reshape(2, -1), atol=1e-6)
+def test_newest_behaviours_come_first() -> None:
+    """The newest behaviours stand first, with action codes and log1p hours of age; the oldest beyond L are left out."""
+    records = [user_event(n, 1, 10 + n, _NOW_MS - (4 - n) * _HOUR_MS, "purchase") for n in range(4)]
+    inputs = _inputs([_heads(records)[1]], _NOW_MS)
+    assert inputs.item_ids.tolist() == [[13, 12, 11]]
+    assert inputs.actions.tolist() == [[ACTION_CODES["purchase"]] * 3]
+    np.testing.assert_allclose(inputs.ages[0], [math.log1p(hours) for hours in (1, 2, 3)], rtol=1e-6)
+    assert inputs.present.all()
 
 
-def test_a_user_without_a_row() -> None:
-    """Zeros everywhere, of the right shapes and types."""
-    inputs = user_inputs([None], np.array([T0]), DIMS)
-    assert len(inputs) == 1
-    for name, kind in (("windows", "f4"), ("item_ids", "i8"), ("actions", "i8"), ("ages", "f4"), ("present", "?")):
-        column = getattr(inputs, name)
-        assert column.dtype == kind
-        assert not column.any()
+def test_behaviours_after_the_request_do_not_exist() -> None:
+    """A request in the past reads only what had happened by then."""
+    records = [user_event(n, 1, 10 + n, _NOW_MS + n * _HOUR_MS) for n in range(3)]
+    inputs = _inputs([_heads(records)[1]], _NOW_MS + _HOUR_MS)
+    assert inputs.item_ids.tolist() == [[11, 10, 0]]
+    assert inputs.present.tolist() == [[True, True, False]]
 
 
-@pytest.mark.parametrize(("elapsed_ms", "expected"), [(0, 0.0), (HOUR_MS, np.log(2)), (23 * HOUR_MS, np.log(24))])
-def test_ages_are_logs_of_hours(elapsed_ms, expected) -> None:
-    """Known ages."""
-    assert log_hours(np.array([elapsed_ms]))[0] == pytest.approx(expected)
+def test_users_without_a_row_are_all_zeros() -> None:
+    """A user nobody has seen has zero windows and no behaviours, beside others in the same batch."""
+    inputs = _inputs([None, _heads([user_event(1, 1, 10, _NOW_MS)])[1]], _NOW_MS)
+    assert inputs.windows.shape == (2, len(WINDOWS) * len(ACTIONS))
+    for name, value in vars(inputs).items():
+        assert not value[0].any(), name
+    assert inputs.present[1].sum() == 1
 
 
-def test_a_batch_equals_its_users() -> None:
-    """A user's inputs do not depend on whom they were computed with."""
-    heads, at = [head_of([T0]), None, head_of([T0 + 9, T0 + 3])], np.array([T0 + 10, T0, T0 + 20])
-    together = user_inputs(heads, at, DIMS)
-    for place, head in enumerate(heads):
-        alone = user_inputs([head], at[place : place + 1], DIMS)
-        for name, column in vars(alone).items():
-            np.testing.assert_array_equal(getattr(together, name)[place], column[0])
+def test_windows_are_log_counts() -> None:
+    """Window features are log1p of counts, window by window and action by action, and empty as time passes."""
+    head = _heads([user_event(n, 1, 10, _NOW_MS, "cart") for n in range(3)])[1]
+    place = ACTION_CODES["cart"] + np.arange(len(WINDOWS)) * len(ACTIONS)
+    now, later = _inputs([head], _NOW_MS).windows[0], _inputs([head], _NOW_MS + 5 * _HOUR_MS).windows[0]
+    np.testing.assert_allclose(now[place], math.log(4), rtol=1e-6)
+    assert (later[place] > 0).tolist() == [False, False, True, True]
+    assert now.sum() == now[place].sum()

@@ -1,42 +1,17 @@
-"""A small model, and a log with a planted truth: every user clicks items of one cluster of embeddings."""
+"""A small model of the planted log, trained and exported once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from planted import planted_entries
 
 from models.config import ModelConfig
 from models.export import Exported, export
 from models.log import Log
 from models.training import Trained, TrainingOptions, train
-from schemas.ids import hashed_id
-from schemas.records import Action, ItemUpdate, UserEvent
-
-_CLUSTERS, _ITEMS, _USERS, _EVENTS = 6, 90, 40, 3000
-_START_MS = 1_700_000_000_000
-
-
-def item_update(item_id: int, event_time_ms: int, **fields: Any) -> ItemUpdate:
-    """A catalogue update with every optional field empty unless given."""
-    empty: ItemUpdate = {
-        "event_id": hashed_id(f"item {item_id} {event_time_ms}"), "item_id": item_id, "event_time_ms": event_time_ms,
-        "op": "upsert", "original_id": None, "title": None, "category_id": None, "price": None, "published_ms": None,
-        "embedding": None, "numeric": {},
-    }  # fmt: skip
-    return {**empty, **fields}  # type: ignore[typeddict-item]
-
-
-def user_event(
-    event_id: int, user_id: int, item_id: int, event_time_ms: int, action: Action = "click"
-) -> UserEvent:
-    """An event of one user with one item."""
-    return {
-        "event_id": event_id, "user_id": user_id, "item_id": item_id, "event_time_ms": event_time_ms, "action": action,
-        "category_id": None, "value": None, "original_user_id": None, "original_item_id": None,
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -50,23 +25,8 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def entries(config: ModelConfig) -> list[tuple[str, Any]]:
-    """The planted log: nine clicks in ten are in the user's own cluster; one item in fifteen has no embedding."""
-    random = np.random.default_rng(3)
-    centres = random.standard_normal((_CLUSTERS, config.embedding_dim))
-    log: list[tuple[str, Any]] = []
-    for item in range(_ITEMS):
-        vector = centres[item % _CLUSTERS] + 0.4 * random.standard_normal(config.embedding_dim)
-        embedding = vector.astype("<f4").tobytes() if item % 15 else None
-        price = float(item + 1) if item % 4 else None
-        fields = {"embedding": embedding, "price": price, "category_id": item % _CLUSTERS, "numeric": {"words": item}}
-        log.append(("item", item_update(item, _START_MS, **fields)))
-    for event in range(_EVENTS):
-        user = int(random.integers(_USERS))
-        cluster = user % _CLUSTERS if random.random() < 0.9 else int(random.integers(_CLUSTERS))
-        item = cluster + _CLUSTERS * int(random.integers(_ITEMS // _CLUSTERS))
-        at_ms = _START_MS + event * 60_000
-        log.append(("user", user_event(event, user, item, at_ms, "click" if event % 3 else "purchase")))
-    return log
+    """The planted log's records."""
+    return planted_entries(config.embedding_dim)
 
 
 @pytest.fixture(scope="session")

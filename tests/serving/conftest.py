@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from starlette.testclient import TestClient
 
 from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
 from domain.n2o import Flag
@@ -254,6 +255,30 @@ class World:
         return records
 
 
+class Client:
+    """Requests to an ASGI application, without a socket."""
+
+    def __init__(self, app) -> None:
+        self._app = app
+
+    def get(self, url: str) -> httpx.Response:
+        """GET."""
+        return self.send("GET", url)
+
+    def rank(self, **body) -> httpx.Response:
+        """POST /v1/rank with a JSON body."""
+        return self.send("POST", "/v1/rank", json=body)
+
+    def send(self, method: str, url: str, **options) -> httpx.Response:
+        """One request."""
+        return asyncio.run(self._send(method, url, options))
+
+    async def _send(self, method: str, url: str, options: dict) -> httpx.Response:
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, url, **options)
+
+
 @pytest.fixture
 def world() -> World:
     """An empty server that has caught up with an empty broker."""
@@ -268,5 +293,4 @@ def world() -> World:
 def client(world: World):
     """HTTP access to the world."""
     with ThreadPoolExecutor(2) as workers:
-        app = create_app(world.service, world.metrics, world.freshness, workers)
-        yield TestClient(app, raise_server_exceptions=False)
+        yield Client(create_app(world.service, world.metrics, world.freshness, workers))

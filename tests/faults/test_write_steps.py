@@ -1,0 +1,110 @@
+"""A worker that ends at each step of the write protocol; after the restart the tables equal the log."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from fleet import Traffic, WorkerProcess, create_topics, drained, running, verified, wait_for
+from kafka import KafkaConsumer, TopicPartition
+
+from schemas.deployment import Deployment
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def traffic(deployment: Deployment) -> Iterator[Traffic]:
+    """Seeded traffic into the deployment's topics."""
+    create_topics(deployment)
+    source = Traffic(deployment, seed=4)
+    yield source
+    source.close()
+
+
+@pytest.mark.parametrize("step", ["folded", "sent", "committed", "first_stored", "stored"])
+def test_kill_at_each_step(deployment: Deployment, traffic: Traffic, step: str) -> None:
+    """kill -9 in the fourth batch at each step, some partitions' transactions open: nothing lost, nothing doubled."""
+    worker = WorkerProcess(deployment)
+    traffic.send(300)
+    with running():
+        worker.start("--failpoint", f"kill:{step}:4")
+        for _ in range(20):
+            traffic.send(50)
+            if worker.process.poll() is not None:
+                break
+        assert worker.process.wait(30) == -signal.SIGKILL
+        with running(worker):
+            traffic.send(100)
+            drained(deployment, worker)
+            verified(deployment)
+
+
+def test_a_worker_frozen_just_before_its_transaction_is_fenced(deployment: Deployment, traffic: Traffic) -> None:
+    """SIGSTOP exactly between the last check and the send: when it wakes, others own its partitions and it ends."""
+    frozen, other = WorkerProcess(deployment), WorkerProcess(deployment, "worker-1")
+    traffic.send(200)
+    with running(other):
+        other.wait_ready(partitions=4)
+        drained(deployment, other)
+        with running():
+            frozen.start("--failpoint", "stop:folded:2")
+            for _ in range(60):
+                traffic.send(20)
+                time.sleep(0.25)
+                if _stopped(frozen):
+                    break
+            assert _stopped(frozen), frozen.log_tail()
+            other.wait_ready(partitions=4)
+            traffic.send(200)
+            drained(deployment, other)
+            frozen.signal(signal.SIGCONT)
+            assert frozen.process.wait(60) == 70
+            assert "taken this partition over" in frozen.log_tail(200)
+            traffic.send(100)
+            drained(deployment, other)
+            verified(deployment)
+
+
+def test_an_exception_in_a_batch_commits_nothing_of_it(deployment: Deployment, traffic: Traffic) -> None:
+    """A batch that raises ends the process with status 70, commits nothing, and the restart takes it again."""
+    worker = WorkerProcess(deployment)
+    with running():
+        worker.start("--failpoint", "raise:folded:5")
+        for _ in range(40):
+            traffic.send(25)
+            if worker.process.poll() is not None:
+                break
+            time.sleep(0.2)
+        assert worker.process.wait(30) == 70
+        assert "Nothing of this batch is committed" in worker.log_tail(200)
+        committed = _committed(deployment)
+        worker.start()
+        health = worker.wait_ready()
+        resumed = {entry["partition"]: entry["next_offset"] for entry in health["partitions"]}
+        assert all(resumed[name] >= offset for name, offset in committed.items())
+        traffic.send(50)
+        drained(deployment, worker)
+        verified(deployment)
+        worker.kill()
+
+
+def _stopped(worker: WorkerProcess) -> bool:
+    with open(f"/proc/{worker.process.pid}/stat") as stat:
+        return stat.read().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def _committed(deployment: Deployment) -> dict[str, int]:
+    consumer = KafkaConsumer(bootstrap_servers=deployment.bootstrap_servers, group_id=deployment.group)
+    try:
+        tps = [
+            TopicPartition(deployment.topic(topic), partition)
+            for topic in ("item-updates", "user-events")
+            for partition in range(deployment.partitions)
+        ]
+        found = wait_for(lambda: [consumer.committed(tp) for tp in tps], within_s=20)
+        return {f"{tp.topic}-{tp.partition}": offset or 0 for tp, offset in zip(tps, found, strict=True)}
+    finally:
+        consumer.close()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted import user_event
+
+from domain.user_features import UserInputs, user_inputs
+from domain.user_state import EventBatch, fold
+from models.config import ModelConfig
+from models.history import History
+from models.log import Log
+from schemas.records import ACTIONS, UserEvent, UserHead
+
+_CONFIG = ModelConfig(behaviours=5)
+_GAPS_MS = st.sampled_from([0, 1, 59_000, 300_000, 3_600_000, 5 * 3_600_000, 86_400_000, 9 * 86_400_000])
+_events = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(-1, 3), _GAPS_MS, st.sampled_from(ACTIONS), st.integers(0, 30)),
+    min_size=1, max_size=45,
+)  # fmt: skip
+
+
+def _records(drawn: list[tuple[int, int, int, str, int]]) -> list[UserEvent]:
+    now, records = 1_700_000_000_123, []
+    for user, item, gap, action, event_id in drawn:
+        now += gap
+        records.append(user_event(event_id, user, item, now, action))  # type: ignore[arg-type]
+    return records
+
+
+def _served(records: list[UserEvent]) -> list[UserInputs]:
+    """What serving gives just before each event that is no duplicate, folding one event at a time."""
+    heads: dict[int, UserHead] = {}
+    inputs = []
+    for offset, record in enumerate(records):
+        folded = fold(heads, EventBatch.of([offset], [record]), topic_id=1)
+        if not folded.duplicates:
+            at_ms = np.array([record["event_time_ms"]])
+            inputs.append(user_inputs([heads.get(record["user_id"])], at_ms, _CONFIG.dimensions))
+        heads |= folded.heads
+    return inputs
+
+
+@settings(max_examples=60, deadline=None)
+@given(_events)
+def test_training_sees_what_serving_would_have_given(drawn: list[tuple[int, int, int, str, int]]) -> None:
+    """User inputs of every event from the log at once equal, bit for bit, those of the fold just before that event."""
+    records = _records(drawn)
+    log = Log.of([("user", record) for record in records], _CONFIG)
+    expected = _served(records)
+    found = History(log.events).before(np.arange(len(log.events)), _CONFIG.dimensions)
+    assert len(found) == len(expected)
+    for name in vars(found):
+        column = np.concatenate([getattr(each, name) for each in expected])
+        np.testing.assert_array_equal(getattr(found, name), column, err_msg=name)
+        assert getattr(found, name).dtype == column.dtype
