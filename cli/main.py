@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ __all__ = ["COMMANDS", "exit_code", "main"]
 
 #: Sub-command -> where its click command lives. A module is imported only when its command or its help is asked for.
 COMMANDS: Final[dict[str, str]] = {
-    "demo": "cli.demo:command",
     "broker": "cli.broker:command",
     "topics": "cli.topics:command",
     "train": "cli.train:command",
@@ -24,10 +22,7 @@ COMMANDS: Final[dict[str, str]] = {
     "worker": "cli.worker:command",
     "replay": "cli.replay:command",
     "serve": "cli.serve:command",
-    "tables": "cli.tables:command",
-    "lag": "cli.lag:command",
     "verify": "cli.verify:command",
-    "dead-letters": "cli.dead_letters:command",
 }
 
 _BAD_INPUT: Final = 2  # click's own code for a usage error
@@ -46,10 +41,10 @@ class _LazyGroup(click.Group):
     """Finds commands in COMMANDS, in that order, and prints an AifError as one line instead of a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in COMMANDS if _exists(name)]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command = getattr(importlib.import_module(module), attribute)
@@ -64,10 +59,6 @@ class _LazyGroup(click.Group):
             ctx.exit(exit_code(error))
 
 
-def _exists(name: str) -> bool:
-    return importlib.util.find_spec(COMMANDS[name].partition(":")[0]) is not None
-
-
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="aif-nearline", prog_name="aif")
 def main() -> None:
@@ -75,7 +66,6 @@ def main() -> None:
 
     \b
     Examples:
-      aif demo                        everything on this machine, with a bundled log
       aif broker start                Apache Kafka as one local process
       aif COMMAND --help              what a command does, with examples
     """

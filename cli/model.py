@@ -59,6 +59,8 @@ def list_models(as_json: bool, deployment: Deployment) -> None:
     from producers.publish import list_versions
 
     offered = list_versions(deployment)
+    if not offered:
+        click.echo("no model version yet; offer one with `aif model publish ARTIFACT`", err=True)
     newest = max((each.offset for each in offered if each.record), default=None)
     for each in offered:
         if as_json:

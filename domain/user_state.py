@@ -10,8 +10,8 @@ The fold is pure and equals, bit for bit, folding one event at a time in log ord
 Whatever is not replayed moves `source_offset`; whatever is neither replayed nor duplicate is remembered by id. So a
 row depends on its user's log alone and not on how the log was cut into batches.
 
-Cost: about 2 us an event where a batch of 2,000 touches 600 full rows, half of it page faults of temporary arrays unless
-malloc keeps freed memory (MALLOC_TRIM_THRESHOLD_). Loops over users only cut and join bytes.
+Cost: about 2 us an event where a batch of 2,000 touches 600 full rows. Up to half of it is page faults of temporary
+arrays, unless malloc keeps freed memory (MALLOC_TRIM_THRESHOLD_). Loops over users only cut and join bytes.
 """
 
 from __future__ import annotations

@@ -63,20 +63,22 @@ class LoadedTower:
     def __call__(self, inputs: ItemInputs) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Item vectors [n, vector_dim] and bridge weights [n, bridges], float32."""
         dims, count = self.manifest.dimensions, len(inputs)
-        padding = -count % _CHUNK
-        embedding = torch.from_numpy(np.pad(inputs.embedding, ((0, padding), (0, 0))))
-        category = torch.from_numpy(np.pad(inputs.category, (0, padding)))
-        numeric = torch.from_numpy(np.pad(inputs.numeric, ((0, padding), (0, 0))))
-        vectors = np.empty((count + padding, dims.vector_dim), dtype=np.float32)
-        bridges = np.empty((count + padding, dims.bridges), dtype=np.float32)
+        vectors = np.empty((count, dims.vector_dim), dtype=np.float32)
+        bridges = np.empty((count, dims.bridges), dtype=np.float32)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread, which may be any of an executor's
+        columns: tuple[npt.NDArray[Any], ...] = (inputs.embedding, inputs.category, inputs.numeric)
         with torch.inference_mode():
-            for at in range(0, count, _CHUNK):
-                chunk = slice(at, at + _CHUNK)
-                vector, weights = self._module(embedding[chunk], category[chunk], numeric[chunk])
-                vectors[chunk], bridges[chunk] = vector.numpy(), weights.numpy()
-        return vectors[:count], bridges[:count]
+            # Buffers of torch's own: aligned alike every time, and how a GEMM rounds may depend on that.
+            chunk = [torch.zeros((_CHUNK, *each.shape[1:]), dtype=torch.from_numpy(each).dtype) for each in columns]
+            for start in range(0, count, _CHUNK):
+                stop = min(start + _CHUNK, count)
+                for buffer, column in zip(chunk, columns, strict=True):
+                    buffer[: stop - start] = torch.from_numpy(column[start:stop])
+                vector, weights = self._module(*chunk)
+                vectors[start:stop] = vector[: stop - start].numpy()
+                bridges[start:stop] = weights[: stop - start].numpy()
+        return vectors, bridges
 
 
 def _refuse_pickles(path: Path) -> None:
@@ -110,7 +112,8 @@ def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, 
     records["source_offset"] = offsets
     records["version"] = version_tag
     records["category_id"] = [category or 0 for category in categories]
-    price = np.array(prices, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        price = np.array(prices, dtype=np.float64).astype(np.float32)
     has_price = np.isfinite(price)
     records["price"] = np.where(has_price, price, 0)
 

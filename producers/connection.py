@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from schemas.deployment import Deployment
 from schemas.errors import Unavailable
 
-__all__ = ["admin_client", "consumer_client", "producer_client", "unavailable"]
+__all__ = ["admin_client", "close_producer", "consumer_client", "producer_client", "unavailable"]
 
 #: How long to try for a first answer.
 _CONNECT_MS: Final = 6_000
@@ -60,10 +60,10 @@ def consumer_client(deployment: Deployment) -> Iterator[Any]:
         consumer.close()
 
 
-def producer_client(deployment: Deployment) -> Any:
+def producer_client(deployment: Deployment, *, give_up_after_s: float = 30.0) -> Any:
     """A KafkaProducer whose resends the broker recognises (idempotent), so that no error inside it doubles a record.
 
-    Its buffer is unbounded: the caller bounds what is in flight. Raises Unavailable.
+    It retries a record for `give_up_after_s`. Its buffer is unbounded: the caller bounds what is in flight. Raises Unavailable.
     """
     try:
         return KafkaProducer(
@@ -73,14 +73,26 @@ def producer_client(deployment: Deployment) -> Any:
             compression_type="zstd",
             linger_ms=20,
             batch_size=256 * 1024,
-            request_timeout_ms=_REQUEST_MS,
-            delivery_timeout_ms=30_000,
+            request_timeout_ms=min(_REQUEST_MS, int(give_up_after_s * 500)),
+            delivery_timeout_ms=int(give_up_after_s * 1000),
             max_block_ms=_REQUEST_MS,
             allow_auto_create_topics=False,
             metrics_enabled=False,
         )
     except (KafkaError, OSError, ValueError) as error:
         raise unavailable(deployment, error) from error
+
+
+def close_producer(producer: Any) -> None:
+    """End a producer. What is not acknowledged by now is given up: who cares for it has waited already."""
+    try:
+        producer.close(timeout=1)
+    except KafkaTimeoutError:
+        # kafka-python 3.0.12 flushes first and, when that fails, leaves its thread running. Made to stop, the thread
+        # drops what is unsent, and then closing succeeds.
+        producer._sender.force_close()
+        producer._sender.join(1)
+        producer.close(timeout=1)
 
 
 def _common(deployment: Deployment) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError
 
 from domain.artifact import HEAD, ITEM_TOWER, USER_PHASE, Manifest, check_artifact, sha256
 from domain.user_state import FINGERPRINT
-from producers.connection import consumer_client, producer_client, unavailable
+from producers.connection import close_producer, consumer_client, producer_client, unavailable
 from producers.topics import require_topics
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -101,7 +101,7 @@ def publish(deployment: Deployment, artifact: str, *, published_by: str = "", re
     except KafkaError as error:
         raise unavailable(deployment, error) from error
     finally:
-        producer.close(timeout=5)
+        close_producer(producer)
     return record
 
 

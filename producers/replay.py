@@ -26,6 +26,7 @@ from producers.pace import Pace
 from producers.sender import ITEMS, USERS, Sender
 from producers.topics import require_topics
 from schemas.deployment import Deployment
+from schemas.errors import BadInput, Unavailable
 from schemas.ids import hashed_id
 
 __all__ = ["Options", "Status", "Summary", "replay"]
@@ -48,6 +49,7 @@ class Options:
     speed: float | None = None
     rebase_to_ms: int | None = None
     resume: bool = False
+    give_up_after_s: float = 30.0  #: how long a broker may refuse a record
 
 
 @dataclass
@@ -97,7 +99,7 @@ def replay(
     checkpoint = load_checkpoint(path, identity) if options.resume else None
     if checkpoint is None:
         checkpoint = Checkpoint(identity, _shift_ms(dataset, options, report))
-    run = _Run(dataset, checkpoint, path, Sender(deployment), report)
+    run = _Run(dataset, checkpoint, path, Sender(deployment, give_up_after_s=options.give_up_after_s), report)
     return run.go(Pace(options.speed, stop), stop)
 
 
@@ -121,6 +123,12 @@ class _Run:
                 self._send_all(pace, stop)
                 self._sender.flush()
                 self._checkpoint.complete = not stop.is_set()
+        except Unavailable as error:
+            raise Unavailable(f"{error}; afterwards go on with --resume") from error
+        except BadInput:
+            # The data is at fault, the broker is not: what was sent before the bad row counts.
+            self._sender.flush()
+            raise
         finally:
             # Also after an error: what is acknowledged stays acknowledged.
             self._note(force=True)

@@ -10,7 +10,7 @@ import numpy as np
 from kafka.errors import KafkaError
 
 from domain.partitioner import partitions_of
-from producers.connection import producer_client, unavailable
+from producers.connection import close_producer, producer_client, unavailable
 from producers.datasets import Entry
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -24,7 +24,6 @@ USERS: Final = "user-events"
 
 #: Batches of entries sent but not acknowledged: enough to overlap the broker's work with ours.
 _BATCHES_IN_FLIGHT: Final = 4
-_ACK_WITHIN_S: Final = 60.0
 
 
 class Sender:
@@ -33,7 +32,7 @@ class Sender:
     `offsets` holds the last acknowledged offset by (topic without prefix, partition).
     """
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, *, give_up_after_s: float = 30.0) -> None:
         self.items = 0
         self.events = 0
         self.offsets: dict[tuple[str, int], int] = {}
@@ -42,7 +41,7 @@ class Sender:
         self._topics = {"item": (deployment.topic(ITEMS), ITEMS), "user": (deployment.topic(USERS), USERS)}
         self._encode = {"item": codec("item_update").encode, "user": codec("user_event").encode}
         self._in_flight: deque[list[tuple[str, Any]]] = deque()
-        self._producer = producer_client(deployment)
+        self._producer = producer_client(deployment, give_up_after_s=give_up_after_s)
 
     def send(self, entries: Sequence[Entry]) -> None:
         """Hand a batch to the producer; waits for the oldest one where too many are in flight.
@@ -71,16 +70,17 @@ class Sender:
         while self._in_flight:
             self._settle_oldest()
 
-    def close(self, *, within_s: float = 10.0) -> None:
-        """Give up what is not acknowledged by then, and end the producer's thread."""
-        self._producer.close(timeout=within_s)
+    def close(self) -> None:
+        """Give up what is not acknowledged, and end the producer's thread."""
+        close_producer(self._producer)
 
     def _settle_oldest(self) -> None:
         # Taken off the queue only when all of it is in: an error leaves the count at what is certain.
         batch = self._in_flight[0]
         for short, future in batch:
             try:
-                metadata = future.get(_ACK_WITHIN_S)
+                # The producer ends the wait: each record is acknowledged or given up in time.
+                metadata = future.get()
             except KafkaError as error:
                 raise unavailable(self._deployment, error) from error
             self.offsets[short, metadata.partition] = metadata.offset

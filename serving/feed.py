@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from schemas.deployment import Deployment
@@ -122,23 +123,30 @@ class Feed:
             max_partition_fetch_bytes=4 << 20,
         )
         try:
+            await self._check_topics()
             await asyncio.wait_for(consumer.start(), _CONNECT_S)
-            await self._check_topics(consumer)
             consumer.assign(list(self._next))
             await self._begin(consumer)
             await self._follow(consumer)
         finally:
             await _close(consumer)
 
-    async def _check_topics(self, consumer: Any) -> None:
-        existing = await asyncio.wait_for(consumer.topics(), _CONNECT_S)
-        if absent := sorted({each.topic for each in self._next} - set(existing)):
+    async def _check_topics(self) -> None:
+        """Raises Unavailable where a topic is not there, or not as this server expects it."""
+        # A consumer that is asked for a topic may create it; a listing of all topics never does.
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._deployment.bootstrap_servers)
+        try:
+            await asyncio.wait_for(admin.start(), _CONNECT_S)
+            listing = await asyncio.wait_for(admin.describe_topics(), _CONNECT_S)
+        finally:
+            await admin.close()
+        found = {each["topic"]: len(each["partitions"]) for each in listing}
+        if absent := sorted({each.topic for each in self._next} - set(found)):
             raise Unavailable(f"topics {', '.join(absent)} do not exist yet: `aif topics create` makes them")
         for topic in sorted({each.topic for each in self._tables}):
-            found = len(consumer.partitions_for_topic(topic) or ())
-            if found != self._deployment.partitions:
+            if found[topic] != self._deployment.partitions:
                 raise Unavailable(
-                    f"topic {topic} has {found} partitions, this server expects {self._deployment.partitions}: "
+                    f"topic {topic} has {found[topic]} partitions, this server expects {self._deployment.partitions}: "
                     "start it with --partitions as the topics were created"
                 )
 

@@ -88,6 +88,7 @@ class Versions:
 
     def announce(self, record: ModelVersion) -> None:
         """Note a record of topic model-versions, in log order; announcing a version again makes it the newest."""
+        self._refused_at_s.pop(record["version"], None)  # looked at again at once
         if self.live and self.live.name == record["version"]:
             self._replace_candidate(None)
         with self._lock:
@@ -108,7 +109,8 @@ class Versions:
             name = record["version"]
             if name in in_use:
                 return None
-            if name not in self.refused or self._now_s() - self._refused_at_s[name] >= _RETRY_REFUSED_S:
+            refused_at_s = self._refused_at_s.get(name)
+            if refused_at_s is None or self._now_s() - refused_at_s >= _RETRY_REFUSED_S:
                 return record
         return None
 
@@ -121,6 +123,7 @@ class Versions:
             self.refuse(model.name, str(error))
             return
         self.refused.pop(model.name, None)
+        self._refused_at_s.pop(model.name, None)
         self._replace_candidate(Version(model.name, sizes, sizes.layout, model.phase, model.head, slab))
 
     def refuse(self, name: str, reason: str) -> None:

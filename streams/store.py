@@ -7,6 +7,7 @@ WriteBatch, so they cannot disagree.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,17 +16,22 @@ from typing import Final
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
 
 from schemas.codec import codec
-from schemas.errors import Corrupt, Unavailable
+from schemas.errors import AifError, Corrupt, Unavailable
 from schemas.ids import WATERMARK_KEY
 from schemas.records import Watermark
 
 __all__ = ["CHANGELOG_OFFSET_KEY", "Row", "Store"]
+
+logger = logging.getLogger(__name__)
 
 #: Where a store keeps the offset of the last changelog record it contains: 8 bytes, big-endian int64.
 CHANGELOG_OFFSET_KEY: Final = b"\x00changelog-offset"
 
 #: Key and value of a table row; None deletes.
 Row = tuple[bytes, bytes | None]
+
+#: How RocksDB's messages begin where files contradict themselves, in contrast to a disk that is full or gone.
+_DAMAGE: Final = ("Corruption", "Invalid argument", "IO error: No such file")
 
 _OFFSET: Final = struct.Struct(">q")
 _MIB: Final = 1 << 20
@@ -54,25 +60,51 @@ def _options() -> Options:
 class Store:
     """Rows of one table partition. Not for use by two threads at once, except reads beside a writer.
 
-    Raises Unavailable where another process holds the folder, Corrupt where RocksDB cannot open it: move the folder
-    away and start again, recovery rebuilds it from the changelog.
+    A folder that RocksDB finds damaged, now or in an earlier run, is moved aside (`*.damaged-N`) and the store begins
+    empty: recovery rebuilds it from the changelog. Raises Unavailable where another process holds the folder or the
+    disk fails.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._suspect = folder.with_name(f"{folder.name}.suspect")
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if self._suspect.exists():
+            self._set_aside("an earlier run found it damaged")
         try:
             self._db = Rdict(str(folder), _options())
-        except Exception as error:  # rocksdict raises bare Exception for every failure of open
-            if "lock" in str(error).lower():
-                raise Unavailable(f"{folder} is in use by another process: give each worker its own --name") from error
-            raise Corrupt(
-                f"{folder} cannot be opened: {error}. Move it away and start again: it is rebuilt from the changelog"
-            ) from error
+        except Exception as error:
+            self._refuse_busy(error)
+            self._set_aside(str(error))
+            self._db = Rdict(str(folder), _options())
+
+    def _refuse_busy(self, error: Exception) -> None:
+        # rocksdict raises bare Exception for everything; RocksDB's own words begin with the kind of failure.
+        if "lock" in str(error).lower():
+            raise Unavailable(f"{self.folder} is in use by another process: give each worker its own --name") from error
+        if not str(error).startswith(_DAMAGE):
+            raise Unavailable(f"{self.folder} cannot be opened: {error}") from error
+
+    def _set_aside(self, why: str) -> None:
+        taken = sum(1 for _ in self.folder.parent.glob(f"{self.folder.name}.damaged-*"))
+        aside = self.folder.with_name(f"{self.folder.name}.damaged-{taken + 1}")
+        logger.error("%s is damaged (%s): moved to %s, rebuilding from the changelog", self.folder, why, aside.name)
+        self.folder.rename(aside)
+        self._suspect.unlink(missing_ok=True)
+
+    def _failed(self, error: Exception) -> AifError:
+        """What a failed read or write means: damage is remembered for the next start, anything else may pass."""
+        if str(error).startswith(_DAMAGE):
+            self._suspect.touch()
+            return Corrupt(f"{self.folder} is damaged: {error}. The next start rebuilds it from the changelog")
+        return Unavailable(f"{self.folder}: {error}")
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of some keys, None where there is no row."""
-        values: list[bytes | None] = self._db.get(list(keys))
+        try:
+            values: list[bytes | None] = self._db.get(list(keys))
+        except Exception as error:
+            raise self._failed(error) from error
         return values
 
     def put_many(self, rows: Sequence[Row], changelog_offset: int) -> None:
@@ -85,7 +117,10 @@ class Store:
             else:
                 put(key, value)
         put(CHANGELOG_OFFSET_KEY, _OFFSET.pack(changelog_offset))
-        self._db.write(batch)
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            raise self._failed(error) from error
 
     @property
     def changelog_offset(self) -> int:

@@ -236,6 +236,7 @@ def drained(deployment: Deployment, *workers: WorkerProcess, within_s: float = 6
     ends = source_ends(deployment)
 
     def applied() -> bool:
+        assert any(worker.process.poll() is None for worker in workers), workers[0].log_tail()
         found: dict[str, int] = {}
         for worker in workers:
             for entry in (worker.health() or {"partitions": []})["partitions"]:

@@ -25,9 +25,7 @@ def item_update(item_id: int, event_time_ms: int, **fields: Any) -> ItemUpdate:
     return {**empty, **fields}  # type: ignore[typeddict-item]
 
 
-def user_event(
-    event_id: int, user_id: int, item_id: int, event_time_ms: int, action: Action = "click"
-) -> UserEvent:
+def user_event(event_id: int, user_id: int, item_id: int, event_time_ms: int, action: Action = "click") -> UserEvent:
     """An event of one user with one item."""
     return {
         "event_id": event_id, "user_id": user_id, "item_id": item_id, "event_time_ms": event_time_ms, "action": action,

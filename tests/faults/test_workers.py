@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fleet import Traffic, WorkerProcess, create_topics, drained, running, verified
+from fleet import Traffic, WorkerProcess, drained, running, verified
 
 from schemas.deployment import Deployment
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def traffic(deployment: Deployment) -> Iterator[Traffic]:
-    """Seeded traffic into the deployment's topics."""
-    create_topics(deployment)
-    source = Traffic(deployment, seed=20251112)
-    yield source
-    source.close()
 
 
 def test_kill_at_random_moments_loses_and_doubles_nothing(deployment: Deployment, traffic: Traffic) -> None:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
-from fleet import Traffic, WorkerProcess, create_topics, drained, running, verified, wait_for
+from fleet import Traffic, WorkerProcess, drained, running, verified, wait_for
 from kafka import KafkaConsumer, TopicPartition
 
 from schemas.deployment import Deployment
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-def traffic(deployment: Deployment) -> Iterator[Traffic]:
-    """Seeded traffic into the deployment's topics."""
-    create_topics(deployment)
-    source = Traffic(deployment, seed=4)
-    yield source
-    source.close()
 
 
 @pytest.mark.parametrize("step", ["folded", "sent", "committed", "first_stored", "stored"])

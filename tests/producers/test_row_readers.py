@@ -28,7 +28,7 @@ def test_conditions(test: Any, operand: Any, holds: str, fails: str) -> None:
 
 
 def test_ids() -> None:
-    """Whole numbers stay, text is hashed with the original kept, a split keeps the first part, a constant is constant."""
+    """Whole numbers stay, text is hashed with the original kept, a split keeps the first part."""
     assert id_reader(IdSpec("c", "int"), Columns())(("-7",)) == (-7, None)
     assert id_reader(IdSpec("c", "hash"), Columns())(("85123A",)) == (hashed_id("85123A"), "85123A")
     assert id_reader(IdSpec("c", "int", ","), Columns())(("11,12",)) == (11, None)

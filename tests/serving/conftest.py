@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnx
+import orjson
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -25,6 +26,7 @@ from serving.api import create_app
 from serving.freshness import Freshness
 from serving.metrics import Metrics
 from serving.progress import Progress
+from serving.rank_request import RankRequest
 from serving.service import Service
 from serving.store import Store, TablePartition
 from serving.versions import Versions, load_model
@@ -228,6 +230,11 @@ def watermark_row(max_event_time_ms: int = NOW_MS, oldest_append_time_ms: int = 
         "oldest_append_time_ms": oldest_append_time_ms, "writer_epoch": 0, "wall_time_ms": NOW_MS,
     }  # fmt: skip
     return [WATERMARK_KEY], [codec("watermark").encode(record)]
+
+
+def plain_request(candidates: Iterable[int], **fields) -> RankRequest:
+    """A rank request of user 1 for these candidates."""
+    return RankRequest.parse(orjson.dumps({"user_id": 1, "candidates": list(candidates), "at_ms": NOW_MS, **fields}))
 
 
 @dataclass

@@ -12,6 +12,7 @@ steps = st.lists(st.tuples(st.booleans(), st.lists(ids, unique=True, max_size=30
 
 
 def array(values) -> np.ndarray:
+    """Ids as an array."""
     return np.array(list(values), dtype=np.int64)
 
 

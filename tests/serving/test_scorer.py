@@ -8,7 +8,7 @@ from domain.n2o import Flag
 from domain.user_state import behaviours_of, window_counts
 from schemas.errors import Corrupt
 from serving.scorer import STAGES, Scorer, StageClock
-from tests.serving.conftest import NOW_MS, SIZES, n2o_records, n2o_rows, tiny_head, tiny_weights, user_rows
+from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, tiny_head, tiny_weights, user_rows
 
 USER = 77
 ITEMS = range(100, 130)
@@ -59,12 +59,11 @@ def plain_scores(seed, by_id, head, candidates, at_ms) -> np.ndarray:
 def filled(world, make_artifact):
     """A live version of 30 items, some without signature, one deleted; a user with known and unknown behaviours."""
     artifact = make_artifact(3)
-    world.apply("items", ([], []))
+    world.apply("items", item_rows(ITEMS))
     records = n2o_records(artifact.manifest.version_tag, ITEMS, seed=5)
     records["flags"][::4] = 0
     records["flags"][1] |= Flag.DELETED
     world.apply("users", user_rows(USER, [100, 101, 999, 104, 105, 106, 107, 105]))
-    world.store.items._items = dict.fromkeys(ITEMS)
     world.go_live(artifact, ITEMS, seed=5)
     world.apply("n2o_a", n2o_rows(records))
     return world, {int(row["item_id"]): row for row in records}
@@ -85,7 +84,7 @@ def test_scores_equal_the_formula(filled, at_ms) -> None:
 
 def test_what_is_not_servable_is_ranked_last_with_the_default_score(filled) -> None:
     """A deleted and an unknown candidate score as a row of zeros and come after all others, by id."""
-    world, by_id = filled
+    world, _ = filled
     head = world.store.users.head(USER)
     candidates = np.array([5000, *ITEMS, -3])
     ranked = Scorer().rank(world.versions.live, head, candidates, NOW_MS, len(candidates), StageClock())

@@ -56,12 +56,37 @@ def test_a_folder_in_use_is_refused_as_unavailable(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_damaged_folder_is_refused_as_corrupt(tmp_path: Path) -> None:
-    """A store whose files are garbage says where it is and that it can be rebuilt."""
+@pytest.mark.parametrize("victim", ["CURRENT", "*.sst"])
+def test_a_damaged_folder_is_set_aside_and_begins_empty(tmp_path: Path, victim: str) -> None:
+    """A store whose files are garbage is moved aside, not deleted, and opens empty for recovery to fill."""
     folder = tmp_path / "t-0.db"
     store = Store(folder)
-    store.put_many([(b"a", b"1")], 1)
+    store.put_many([(b"a", b"1" * 5000)], 1)
     store.close()
-    (folder / "CURRENT").write_bytes(b"garbage")
-    with pytest.raises(Corrupt, match=r"t-0\.db cannot be opened"):
-        Store(folder)
+    for path in folder.glob(victim):
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2] + b"garbage" * (1 + len(data) // 14))
+    store = Store(folder)
+    assert store.changelog_offset == -1
+    assert store.get_many([b"a"]) == [None]
+    assert (tmp_path / "t-0.db.damaged-1").is_dir()
+    store.close()
+
+
+def test_damage_found_while_reading_is_remembered_for_the_next_start(tmp_path: Path) -> None:
+    """A block whose checksum fails raises Corrupt, and the next opening begins empty instead of failing for ever."""
+    folder = tmp_path / "t-0.db"
+    store = Store(folder)
+    store.put_many([(bytes([i]) * 8, bytes([i]) * 5000) for i in range(50)], 1)
+    store.close()
+    for path in folder.glob("*.sst"):
+        data = bytearray(path.read_bytes())
+        data[40] ^= 0xFF
+        path.write_bytes(bytes(data))
+    store = Store(folder)
+    with pytest.raises(Corrupt, match="damaged"):
+        store.get_many([bytes([0]) * 8])
+    store.close()
+    store = Store(folder)
+    assert store.changelog_offset == -1
+    store.close()

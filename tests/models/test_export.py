@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from domain.artifact import HEAD, ITEM_TOWER, USER_PHASE, check_artifact
+from models.config import ModelConfig
+from models.export import USER_INPUTS, USER_OUTPUTS, Exported, export, run_parts
+from models.training import Trained
+from schemas.errors import ArtifactError, BadInput
+from schemas.records import ACTIONS
+
+
+def test_the_same_model_is_the_same_bytes(trained: Trained, exported: Exported, tmp_path: Path) -> None:
+    """Exporting twice gives equal files and one version; a second export beside the first leaves it alone."""
+    for _ in range(2):
+        again = export(trained.model, exported.manifest.training, tmp_path)
+    assert again.manifest == exported.manifest
+    assert [path.name for path in tmp_path.iterdir()] == [exported.manifest.version]
+    for name in (*again.manifest.files, "manifest.json"):
+        assert (again.folder / name).read_bytes() == (exported.folder / name).read_bytes(), name
+
+
+def test_other_weights_are_another_version(trained: Trained, exported: Exported, tmp_path: Path) -> None:
+    """A model that differs in one weight has another version."""
+    with torch.no_grad():
+        trained.model.head.third.bias += 1
+        other = export(trained.model, exported.manifest.training, tmp_path)
+        trained.model.head.third.bias -= 1
+    assert other.manifest.version != exported.manifest.version
+
+
+@pytest.mark.parametrize("users", [1, 2, 7])
+def test_exported_user_phase_equals_torch(users: int, trained: Trained, exported: Exported) -> None:
+    """The ONNX graph gives what the model gives for any number of users, those without behaviours included."""
+    config, generator = trained.model.config, torch.Generator().manual_seed(users)
+    shape = (users, config.behaviours)
+    present = torch.randint(2, shape, generator=generator).float()
+    present[-1] = 0
+    inputs = (
+        torch.rand(users, config.dimensions.user_features, generator=generator),
+        torch.randn(*shape, config.vector_dim, generator=generator) * present.unsqueeze(-1),
+        torch.randn(*shape, config.signature_bits, generator=generator).sign() * present.unsqueeze(-1),
+        torch.randint(len(ACTIONS), shape, generator=generator),
+        torch.rand(shape, generator=generator),
+        present,
+    )
+    session = onnxruntime.InferenceSession(exported.folder / USER_PHASE, providers=["CPUExecutionProvider"])
+    found = session.run(list(USER_OUTPUTS), {n: v.numpy() for n, v in zip(USER_INPUTS, inputs, strict=True)})
+    with torch.no_grad():
+        for ours, theirs in zip(trained.model.user(*inputs), found, strict=True):
+            np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_pickled_and_no_path_leaks(exported: Exported) -> None:
+    """No file of an artifact holds a pickle, and none names a folder of the machine that made it."""
+    here = str(Path(__file__).parent.parent.parent).encode()
+    for path in exported.folder.iterdir():
+        data = path.read_bytes()
+        assert here not in data and b"site-packages" not in data, path.name
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            with zipfile.ZipFile(path) as archive:
+                assert not any(archive.read(name)[:2] == b"PK" for name in archive.namelist())
+                assert not any(name.endswith(".pkl") for name in archive.namelist())
+    with np.load(exported.folder / HEAD, allow_pickle=False) as head:
+        assert set(head.files) == {"vector_weight", "tier_weight", "w2", "b2", "w3", "b3"}
+
+
+def test_an_altered_file_is_refused(exported: Exported, tmp_path: Path) -> None:
+    """One flipped byte in any file fails the check, naming the file."""
+    for name in exported.manifest.files:
+        folder = tmp_path / name
+        shutil.copytree(exported.folder, folder)
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).write_bytes(data)
+        with pytest.raises(ArtifactError, match=name):
+            check_artifact(lambda each, at=folder: (at / each).read_bytes(), (ITEM_TOWER, USER_PHASE, HEAD))
+
+
+def test_a_head_of_other_shape_does_not_run(exported: Exported, tmp_path: Path) -> None:
+    """Parts that do not fit the manifest's sizes are refused when they are run."""
+    shutil.copytree(exported.folder, tmp_path / "copy")
+    with np.load(exported.folder / HEAD) as head:
+        arrays = dict(head)
+    np.savez(tmp_path / "copy" / HEAD, **arrays | {"b2": np.zeros(3, "f4")})
+    with pytest.raises(ArtifactError, match="b2"):
+        run_parts(tmp_path / "copy", exported.manifest)
+
+
+def test_default_sizes_export(tmp_path: Path) -> None:
+    """A model of the default sizes, and one without SimTier, export and agree with torch."""
+    from models.aif import AIF
+
+    for config in (ModelConfig(), dataclasses.replace(ModelConfig(), tiers=0, bridges=1)):
+        assert export(AIF(config), {}, tmp_path).manifest.dimensions == config.dimensions
+
+
+def test_an_unwritable_folder_is_the_callers_fault(trained: Trained, tmp_path: Path) -> None:
+    """A path that cannot be a folder is refused by name."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot be written"):
+        export(trained.model, {}, tmp_path / "file")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from domain.artifact import HEAD, USER_PHASE
+from domain.lsh import hyperplanes, signatures
+from domain.user_features import user_inputs
+from domain.user_state import EventBatch, fold
+from models.config import ModelConfig
+from models.examples import Batches, examples_of
+from models.export import USER_OUTPUTS, Exported
+from models.log import Log
+from models.reference import score, tier_histogram, user_feed
+from models.tower import LoadedTower, n2o_records
+from models.training import Trained
+from schemas.records import ItemRow, ItemUpdate
+
+
+def _item_row(update: ItemUpdate, config: ModelConfig) -> ItemRow:
+    planes = hyperplanes(config.signature_seed, config.signature_bits, config.embedding_dim)
+    raw = update["embedding"]
+    signature = signatures(np.frombuffer(raw, "<f4")[None], planes)[0].tobytes() if raw else None
+    fields = {name: value for name, value in update.items() if name not in ("event_id", "op")}
+    return {  # type: ignore[typeddict-item]
+        **fields, "source_topic_id": 1, "source_offset": 0, "deleted": False, "signature": signature,
+        "signature_version": config.signature_version,
+    }  # fmt: skip
+
+
+def test_the_artifact_scores_as_training_did(
+    trained: Trained, exported: Exported, entries: list[tuple[str, Any]], log: Log, config: ModelConfig
+) -> None:
+    """Folded user rows, N2O records, the ONNX user phase and the formula give the probabilities of the torch model."""
+    dims, layout = config.dimensions, config.dimensions.layout
+    tower = LoadedTower.open(exported.folder, exported.manifest)
+    rows = [_item_row(record, config) for kind, record in entries if kind == "item"]
+    records = n2o_records(rows, tower, layout, exported.manifest.version_tag)
+    session = onnxruntime.InferenceSession(exported.folder / USER_PHASE, providers=["CPUExecutionProvider"])
+    with np.load(exported.folder / HEAD) as archive:
+        head = dict(archive)
+
+    examples = examples_of(log).take(np.array([0, 40, 700, 2999]))
+    batch = Batches(log, config, negatives=6).batch(examples, np.random.default_rng(4))
+    with torch.inference_mode():
+        expected = torch.sigmoid(trained.model(batch)).numpy()  # [B, C]
+    items = log.catalogue.item_id[_rows_of(log, batch)]
+
+    events = [record for kind, record in entries if kind == "user"]
+    for place, position in enumerate(examples.positions.tolist()):
+        event = events[position]
+        earlier = events[:position]
+        heads = fold({}, EventBatch.of(range(position), earlier), topic_id=1).heads
+        users = user_inputs([heads.get(event["user_id"])], np.array([event["event_time_ms"]]), dims)
+        feed = user_feed(users, records, dims)
+        bias, bridge_weight, signature_weight = session.run(list(USER_OUTPUTS), feed)
+        candidates = records[items[place]]  # item ids of the planted log are 0, 1, 2, ...
+        tiers = tier_histogram(candidates, feed["signatures"][0], dims.tiers)
+        user_phase = (bias[0], bridge_weight[0], signature_weight[0])
+        found = score(exported.manifest, head, user_phase, candidates, tiers)
+        np.testing.assert_allclose(found, expected[place], rtol=1e-4, atol=1e-5)
+
+
+def _rows_of(log: Log, batch: Any) -> Any:
+    """Catalogue rows of a batch's candidates ([B, C]): the planted catalogue has distinct inputs per row."""
+    ours = np.concatenate([log.catalogue.inputs.embedding, log.catalogue.inputs.numeric], axis=1)
+    theirs = np.concatenate([batch.embedding.numpy(), batch.numeric.numpy()], axis=1)
+    match = (ours[None] == theirs[:, None]).all(-1).argmax(axis=1)
+    return match[batch.candidates.numpy()]

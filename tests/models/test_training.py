@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from planted import item_update, user_event
+
+from models.config import ModelConfig
+from models.log import Log
+from models.training import Progress, Trained, TrainingOptions, train
+from schemas.errors import BadInput
+
+
+def test_training_finds_the_planted_truth(trained: Trained) -> None:
+    """On a log whose users like one cluster each, the loss falls and held-out AUC and GAUC are far above chance."""
+    assert np.mean(trained.losses[-10:]) < 0.8 * np.mean(trained.losses[:5])
+    assert trained.metrics["auc"] > 0.8
+    assert trained.metrics["gauc"] > 0.8
+    assert trained.metrics["logloss"] < 0.45
+
+
+def test_equal_seeds_give_equal_weights(log: Log, config: ModelConfig) -> None:
+    """Training twice with one seed gives the same model bit for bit, another seed another one."""
+    options = TrainingOptions(epochs=1, max_examples=600, batch_size=128)
+    first, second = train(log, config, options), train(log, config, options)
+    other = train(log, config, dataclasses.replace(options, seed=2))
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    assert first.metrics == second.metrics
+    assert first.losses == second.losses != other.losses
+
+
+def test_progress_reaches_its_end_and_torch_is_left_as_it_was(log: Log, config: ModelConfig) -> None:
+    """Every step is reported once, and threads, determinism and torch's random state are restored."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.random.get_rng_state()
+    seen: list[Progress] = []
+    train(log, config, TrainingOptions(epochs=2, max_examples=300, batch_size=64), seen.append)
+    assert [each.step for each in seen] == list(range(1, seen[-1].steps + 1))
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before[:2]
+    assert torch.equal(torch.random.get_rng_state(), before[2])
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_its_step(log: Log, config: ModelConfig) -> None:
+    """Training that diverges ends with the step at which it did, and what to do."""
+    with pytest.raises(BadInput, match=r"step \d+ of \d+.*learning rate"):
+        train(log, config, TrainingOptions(epochs=2, learning_rate=1e30, batch_size=64, max_examples=600))
+
+
+@pytest.mark.parametrize("events", [0, 1, 2])
+def test_too_short_a_log_is_refused(events: int, config: ModelConfig) -> None:
+    """A log without enough examples to split is refused with their number."""
+    entries: list[tuple[str, Any]] = [("item", item_update(1, 0))]
+    entries += [("user", user_event(n, 1, 1, 5)) for n in range(events)]
+    with pytest.raises(BadInput, match=f"gives {events} examples"):
+        train(Log.of(entries, config), config)
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"max_examples": 1}, {"held_out": 1.0}])
+def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
+    """Options that cannot be are refused by name."""
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        TrainingOptions(**wrong)
