@@ -17,7 +17,7 @@ from schemas.errors import BadInput, Unavailable
 __all__ = ["broker_record", "data_dir_option", "deployment_options", "require_broker"]
 
 #: A command says that its broker does not answer within this time; the promise to the user is 10 s.
-_ANSWER_WITHIN_S: Final = 5.0
+_ANSWER_WITHIN_S: Final = 4.0
 
 
 def broker_record(data_dir: Path) -> Path:

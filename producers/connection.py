@@ -63,7 +63,8 @@ def consumer_client(deployment: Deployment) -> Iterator[Any]:
 def producer_client(deployment: Deployment, *, give_up_after_s: float = 30.0) -> Any:
     """A KafkaProducer whose resends the broker recognises (idempotent), so that no error inside it doubles a record.
 
-    It retries a record for `give_up_after_s`. Its buffer is unbounded: the caller bounds what is in flight. Raises Unavailable.
+    It retries a record for `give_up_after_s`. Its buffer is unbounded: the caller bounds what is in flight. Raises
+    Unavailable.
     """
     try:
         return KafkaProducer(

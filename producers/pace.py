@@ -46,6 +46,11 @@ class Pace:
         self._sleep = sleep or stop.wait
         self._start: tuple[float, int] | None = None
 
+    @property
+    def started(self) -> bool:
+        """Whether the clock runs."""
+        return self._start is not None
+
     def ahead_s(self, event_time_ms: int) -> float:
         """Seconds until this event is due; 0 or less when it is."""
         if self._speed is None:

@@ -153,8 +153,9 @@ class _Run:
     def _send_all(self, pace: Pace, stop: threading.Event) -> None:
         batch: list[Entry] = []
         for entry in self._left():
-            # Items before the first event are the catalogue at the start, however old: only events have a pace.
-            if entry[0] == "user" and (ahead_s := pace.ahead_s(entry[1]["event_time_ms"])) > 0:
+            # Items before the first event are the catalogue at the start, however old: that event starts the clock.
+            paced = entry[0] == "user" or pace.started
+            if paced and (ahead_s := pace.ahead_s(entry[1]["event_time_ms"])) > 0:
                 self._send(batch)
                 batch = []
                 if ahead_s > _REST_S:

@@ -33,6 +33,7 @@ from serving.versions import Versions
 __all__ = ["Feed"]
 
 _CONNECT_S: Final = 5.0
+_CLOSE_S: Final = 2.0
 _PROBE_EVERY_S: Final = 0.5
 _PROBE_S: Final = 5.0
 #: A partition whose records were just taken is asked for again only when the request under way comes back, so this is
@@ -41,7 +42,7 @@ _FETCH_WAIT_MS: Final = 20
 _POLL_MS: Final = 100
 _MOST_RECORDS: Final = 4000
 _FIRST_BACKOFF_S: Final = 0.5
-_LONGEST_BACKOFF_S: Final = 10.0
+_LONGEST_BACKOFF_S: Final = 4.0
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ class Feed:
             while not self._stopping.is_set():
                 try:
                     await self._session()
-                except (KafkaError, Unavailable, OSError, TimeoutError) as error:
+                # Nobody cancels this task: a cancellation is one that aiokafka let out of its inner tasks.
+                except (KafkaError, Unavailable, OSError, TimeoutError, asyncio.CancelledError) as error:
                     if isinstance(error, OffsetOutOfRangeError):
                         raise
                     backoff_s = _FIRST_BACKOFF_S if self._progress.connected else min(2 * backoff_s, _LONGEST_BACKOFF_S)
@@ -298,7 +300,11 @@ class Feed:
 
 
 async def _close(consumer: Any) -> None:
-    try:
-        await asyncio.wait_for(consumer.stop(), _CONNECT_S)
-    except (KafkaError, OSError, TimeoutError) as error:
+    """Give the consumer's connections back, whatever state they are in."""
+    # As a task of its own: with a dead broker aiokafka lets the cancellation of its inner tasks out of `stop`.
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.wait({stopping}, timeout=_CLOSE_S)
+    if not stopping.done():
+        stopping.cancel()
+    elif not stopping.cancelled() and (error := stopping.exception()):
         _log.debug("closing the consumer: %s", error)

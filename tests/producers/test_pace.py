@@ -24,9 +24,10 @@ def test_events_are_due_by_event_time() -> None:
     """At 10x, events a minute apart are six seconds apart; late ones are not waited for."""
     clock = _Clock()
     pace = Pace(10.0, threading.Event(), clock, clock.sleep)
+    assert not pace.started
     for at_ms, due_s in [(0, 100.0), (60_000, 106.0), (30_000, 106.0), (120_000, 112.0)]:
         pace.wait(at_ms)
-        assert clock.now_s == pytest.approx(due_s)
+        assert clock.now_s == pytest.approx(due_s) and pace.started
 
 
 def test_max_never_waits_and_a_stop_ends_a_wait() -> None:

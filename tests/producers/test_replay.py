@@ -88,20 +88,20 @@ def test_an_error_keeps_what_was_acknowledged(deployment: Deployment, tmp_path: 
 
 
 def test_a_broker_that_refuses_loses_nothing(deployment: Deployment) -> None:
-    """Refused half-way by the broker, a replay gives up in time and says how to go on; resumed, every event is there."""
+    """Refused by the broker half-way, a replay stops and says how to go on; resumed, every event is there."""
     create_topics(deployment)
     topic = ConfigResource(ConfigResourceType.TOPIC, deployment.topic(USERS))
     with KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers) as admin:
 
         def refuse(status: Status) -> None:
             if status.events > 2_000 and not topic.configs:
-                # The only replica there is can never be two in sync: the broker refuses from here on.
-                topic.configs = {"min.insync.replicas": "2"}
+                # No record is as small as this: the broker refuses from here on.
+                topic.configs = {"max.message.bytes": "20"}
                 admin.alter_configs([topic])
 
         with pytest.raises(Unavailable, match="--resume"):
             replay(_dataset(), deployment, Options(give_up_after_s=1.0), threading.Event(), refuse)
-        topic.configs = {"min.insync.replicas": "1"}
+        topic.configs = {"max.message.bytes": "1048588"}
         admin.alter_configs([topic])
     rest = replay(_dataset(), deployment, Options(resume=True), threading.Event())
     assert rest.complete and rest.skipped > 2_000
