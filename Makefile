@@ -30,9 +30,9 @@ format: install ## Format the code and repair what the linter can
 	$(BIN)/ruff format
 
 test: install ## All tests: unit tests first, then those on a real Kafka, which they start and stop
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --ignore=tests/faults $(ARGS)
 
-faults: install ## Only the crash tests: kill -9, pauses, duplicates, rebalances
+faults: install ## The crash tests: kill -9, pauses, rebalances, disks, brokers
 	$(BIN)/pytest tests/faults $(ARGS)
 
 demo: install ## The whole system on a bundled log; JSON=1 prints the summary as JSON, KEEP=1 leaves it running

@@ -28,7 +28,12 @@ def command() -> None:
 @_folder
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest with its version as one JSON object")
 def inspect(folder: Path, as_json: bool) -> None:
-    """Print what an artifact says of itself: version, sizes, files, training."""
+    """Print what an artifact says of itself: version, sizes, files, training.
+
+    \b
+    Example:
+      aif artifact inspect .aif/artifacts/0123456789abcdef --json
+    """
     from domain.artifact import check_artifact
 
     manifest = check_artifact(lambda name: (folder / name).read_bytes(), ())
@@ -48,7 +53,12 @@ def inspect(folder: Path, as_json: bool) -> None:
 @command.command()
 @_folder
 def check(folder: Path) -> None:
-    """Verify checksums and sizes, load the item tower and the user phase, and run both once."""
+    """Verify checksums and sizes, load the item tower and the user phase, and run both once.
+
+    \b
+    Example:
+      aif artifact check .aif/artifacts/0123456789abcdef
+    """
     from domain.artifact import HEAD, ITEM_TOWER, USER_PHASE, check_artifact
     from models.export import run_parts
 

@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "exit_code", "main"]
 
 #: Sub-command -> where its click command lives. A module is imported only when its command or its help is asked for.
 COMMANDS: Final[dict[str, str]] = {
+    "demo": "cli.demo:command",
     "broker": "cli.broker:command",
     "topics": "cli.topics:command",
     "train": "cli.train:command",
@@ -66,7 +67,8 @@ def main() -> None:
 
     \b
     Examples:
-      aif broker start                Apache Kafka as one local process
+      aif demo                        everything on this machine, with a bundled log
+    aif broker start                Apache Kafka as one local process
       aif COMMAND --help              what a command does, with examples
     """
     # A broker that does not answer reaches the user as an Unavailable with its address; the client's own log of each

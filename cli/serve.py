@@ -17,7 +17,7 @@ from schemas.deployment import Deployment
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
     "--tables",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Workers' tables on this host, to start from  [default: <data-dir>/tables where it is]",
 )
 @click.option(

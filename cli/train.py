@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def command(
     config = ModelConfig.of(deployment)
     source = open_dataset(dataset, path, limit=limit, embedding_dim=config.embedding_dim)
     options = TrainingOptions(seed=seed, epochs=epochs, max_examples=max_examples, threads=threads)
-    with _bars(Console(stderr=True, quiet=as_json)) as bars:
+    with _bars(Console(stderr=True, quiet=as_json and not sys.stderr.isatty())) as bars:
         reading = bars.add_task("reading", total=limit)
         log = Log.of(_counted(source.entries(), lambda count: bars.update(reading, completed=count)), config)
         bars.update(reading, total=len(log.events), completed=len(log.events))

@@ -31,11 +31,11 @@ def command(context: click.Context, deployment: Deployment, as_json: bool) -> No
     Works on a running system (at the exact cut of the watermark rows) and on a stopped one. The log must reach back to
     its start: retention that has eaten it makes the recompute impossible, and the command says so.
     """
+    require_broker(deployment)
     from rich.console import Console
 
     from streams.verification import Report, verify
 
-    require_broker(deployment)
     console = Console(stderr=True)
     with console.status("reading the log") as status:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import deployment_options
+from cli.options import deployment_options, require_broker
 from schemas.deployment import Deployment
 
 __all__ = ["command"]
@@ -42,6 +42,7 @@ def command(
     Stops in good order on SIGTERM and Ctrl-C. Ends with status 69 where the broker is gone for too long, 70 where
     something is wrong; a supervisor should start it again, nothing is lost or counted twice.
     """
+    require_broker(deployment)  # before torch and Faust are imported, which takes seconds
     from streams.topology import WorkerSettings, build_worker
     from streams.worker import run
 

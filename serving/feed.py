@@ -21,7 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from schemas.deployment import Deployment
-from schemas.errors import Unavailable
+from schemas.errors import Corrupt, Unavailable
 from serving.freshness import Freshness
 from serving.local_tables import FoundTable, LocalTable, find_tables
 from serving.metrics import Metrics
@@ -163,11 +163,7 @@ class Feed:
         for partition, position in self._next.items():
             if position == 0:
                 self._next[partition] = position = starts[partition]
-            if not starts[partition] <= position <= ends[partition]:
-                raise OffsetOutOfRangeError(
-                    f"{partition.topic}-{partition.partition} holds offsets {starts[partition]} to {ends[partition]}, "
-                    f"this server had applied it up to {position}: the topic was made anew"
-                )
+            _require_same_topic(partition, position, starts[partition], ends[partition])
             consumer.seek(partition, position)
         if self._targets is None:
             self._targets = ends
@@ -190,6 +186,8 @@ class Feed:
             if time.monotonic() - probed_s >= _PROBE_EVERY_S:
                 probed_s = time.monotonic()
                 ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
+                for partition, end in ends.items():
+                    _require_same_topic(partition, self._next[partition], 0, end)
                 if not self._note_lag(ends):
                     self._progress.current_at_s = probed_s
 
@@ -297,6 +295,15 @@ class Feed:
         while time.monotonic() < until_s and not self._stopping.is_set():
             self._settle()
             await asyncio.sleep(0.05)
+
+
+def _require_same_topic(partition: TopicPartition, position: int, start: int, end: int) -> None:
+    """Raises Corrupt where what was applied is not what this topic holds before `position`."""
+    if not start <= position <= end:
+        raise Corrupt(
+            f"{partition.topic}-{partition.partition} holds offsets {start} to {end}, but {position} were applied: "
+            "the topic was made anew, or lost records"
+        )
 
 
 async def _close(consumer: Any) -> None:

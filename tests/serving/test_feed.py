@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 from rocksdict import Options, Rdict
 
 from domain.partitioner import partition_of
+from producers.connection import admin_client
 from producers.topics import create_topics
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -265,3 +266,26 @@ def test_missing_topics_are_named_until_they_exist(world, deployment) -> None:
     until(lambda: world.progress.caught_up)
     feed.stop()
     assert world.progress.connected
+
+
+@pytest.mark.broker
+def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(world, make_artifact, deployment) -> None:
+    """The feed ends and says so; the server goes on answering from what it has, and is not ready."""
+    artifact = make_artifact(1)
+    create_topics(deployment)
+    with Writer(deployment) as writer:
+        writer.write("items", item_rows(ITEMS))
+        writer.write("n2o_a", n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS)))
+        writer.announce(codec("model_version").encode(artifact.record))
+    feed = make_feed(world, deployment)
+    feed.start()
+    until(lambda: world.versions.live)
+    with admin_client(deployment) as admin:
+        admin.delete_topics([deployment.changelog("items")])
+    until(lambda: "do not exist" in world.progress.says or world.progress.failed)
+    create_topics(deployment)
+    until(lambda: world.progress.failed, within_s=20)
+    feed.stop()
+    assert "made anew" in world.progress.failed
+    assert not world.service.readiness()["ready"]
+    assert answer(world)["missing_items"] == 0

@@ -1,0 +1,176 @@
+"""The processes of a demo: a broker where none is given, one worker, one server; each stopped by its exact id."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from rich.console import Console
+
+from cli.broker_probe import answers
+from cli.local_broker import LocalBroker
+from cli.processes import Process, spawn
+from schemas.deployment import Deployment
+from schemas.errors import AifError, Unavailable
+
+__all__ = ["Fleet", "Server", "stop_record"]
+
+Found = TypeVar("Found")
+
+_STOP_WITHIN_S: Final = 15.0
+_RECORD: Final = "demo.json"
+
+
+class Server:
+    """An HTTP connection to one of the processes, kept open between requests."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Status and JSON body; (0, None) while nothing listens."""
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: object) -> tuple[int, Any]:
+        """Status and JSON body of a JSON request."""
+        return self._call("POST", path, json.dumps(body).encode())
+
+    def _call(self, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
+        for _ in range(2):  # a connection that was idle for long may have been closed by the other side
+            try:
+                self._connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+                answer = self._connection.getresponse()
+                return answer.status, json.loads(answer.read())
+            except (OSError, http.client.HTTPException):
+                self._connection.close()
+        return 0, None
+
+
+class Fleet:
+    """What the demo runs on. `deployment` is the demo's own: topics, group and folder of its own."""
+
+    def __init__(self, outer: Deployment, prefix: str, env: Mapping[str, str], console: Console) -> None:
+        self._outer, self._env, self._console = outer, env, console
+        self._folder = outer.data_dir.absolute() / "demo" / prefix.rstrip("-")
+        self._broker: LocalBroker | None = None
+        self._processes: dict[str, Process] = {}
+        self.deployment = replace(outer, prefix=prefix, data_dir=self._folder)
+        self.worker, self.server = Server(_free_port()), Server(_free_port())
+        self.kept = False
+
+    def start(self) -> None:
+        """Broker and topics. Raises BadInput where Java or Maven is missing, Unavailable where the broker fails."""
+        from producers.topics import create_topics
+
+        self._folder.mkdir(parents=True)
+        servers = self._outer.bootstrap_servers
+        if not answers(servers, within_s=2):
+            broker = LocalBroker(self._outer.data_dir, self._env)
+            with self._console.status("starting Apache Kafka (one local process)"):
+                if broker.start():
+                    self._broker = broker
+            servers = broker.bootstrap_servers
+        self.deployment = replace(self.deployment, bootstrap_servers=servers)
+        self._console.print(f"broker   {servers}")
+        self._console.print(f"topics   {len(create_topics(self.deployment))} with prefix {self.deployment.prefix}")
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Start `aif` with these arguments as its own process, its output in <name>.log."""
+        command = [sys.executable, "-c", "from cli.main import main; main()", *arguments]
+        self._processes[name] = spawn(command, self.log(name), self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the demo's processes."""
+        return {**self._env, **self.settings()}
+
+    def settings(self) -> dict[str, str]:
+        """The deployment as environment variables."""
+        return {f"AIF_{name.upper()}": str(value) for name, value in asdict(self.deployment).items()}
+
+    def log(self, name: str) -> Path:
+        """Where a process writes."""
+        return self._folder / f"{name}.log"
+
+    def wait(self, what: str, look: Callable[[], Found | None], within_s: float) -> Found:
+        """The first thing that `look` finds; Unavailable with the ends of the logs after `within_s` or a crash."""
+        deadline = time.monotonic() + within_s
+        with self._console.status(what):
+            while time.monotonic() < deadline:
+                found = look()
+                if found is not None:
+                    return found
+                dead = [name for name, process in self._processes.items() if not process.alive()]
+                if dead:
+                    raise Unavailable(f"{dead[0]} ended while {what}:\n{self._tail(dead[0])}")
+                time.sleep(0.1)
+        tails = "\n".join(f"--- {name}\n{self._tail(name)}" for name in self._processes)
+        raise Unavailable(f"{what} took more than {within_s:.0f} s:\n{tails}")
+
+    def keep(self) -> str:
+        """Leave everything running, recorded for `aif demo --stop`; what to tell the user."""
+        self.kept = True
+        record = {
+            "processes": {name: asdict(process) for name, process in self._processes.items()},
+            "broker": self._broker is not None,
+            "folder": str(self._folder),
+        }
+        (self._outer.data_dir / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        variables = "\n".join(f"  export {name}={value}" for name, value in sorted(self.settings().items()))
+        return (
+            f"still running: server http://127.0.0.1:{self.server.port}, worker http://127.0.0.1:{self.worker.port}\n"
+            f"to use `aif` with it:\n{variables}\nto end it: aif demo --stop"
+        )
+
+    def stop(self) -> None:
+        """Stop what was started, last first; the tables and topics of the demo go with it."""
+        for process in reversed(self._processes.values()):
+            process.stop(_STOP_WITHIN_S)
+        if self._broker is not None:
+            self._broker.stop()
+        else:
+            self._delete_topics()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _delete_topics(self) -> None:
+        from producers.connection import admin_client
+        from schemas.topics import all_topics
+
+        try:
+            with admin_client(self.deployment) as admin:
+                admin.delete_topics([self.deployment.topic(topic.name) for topic in all_topics()])
+        except AifError as error:
+            self._console.print(f"the demo's topics ({self.deployment.prefix}*) stay: {error}")
+
+    def _tail(self, name: str) -> str:
+        return "\n".join(self.log(name).read_text(errors="replace").splitlines()[-15:])
+
+
+def stop_record(data_dir: Path) -> str:
+    """Stop what `aif demo --keep` left; what to tell the user."""
+    path = data_dir / _RECORD
+    if not path.exists():
+        return "no kept demo is recorded here"
+    record = json.loads(path.read_text())
+    for process in reversed(record["processes"].values()):
+        Process(**process).stop(_STOP_WITHIN_S)
+    if record["broker"]:
+        LocalBroker(data_dir, {}).stop()
+    shutil.rmtree(record["folder"], ignore_errors=True)
+    path.unlink()
+    return f"stopped {', '.join(record['processes'])}{' and the broker' if record['broker'] else ''}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
