@@ -26,6 +26,9 @@ Examples:
     "--session-timeout", default=20.0, show_default=True, help="Seconds until a silent worker loses its partitions."
 )
 @click.option("--instance-id", default="", help="Kafka group instance id (static membership); default: none.")
+@click.option(
+    "--standby-replicas", default=0, show_default=True, help="Warm copies of each partition on other workers."
+)
 @click.option("--failpoint", default="", metavar="ACTION:STEP:COUNT", hidden=True, help="For crash tests.")
 @deployment_options
 def command(
@@ -35,6 +38,7 @@ def command(
     web_port: int,
     session_timeout: float,
     instance_id: str,
+    standby_replicas: int,
     failpoint: str,
 ) -> None:
     """Run a stream worker: item updates and user events into tables and changelogs.
@@ -52,6 +56,7 @@ def command(
         web_port=web_port,
         session_timeout_s=session_timeout,
         instance_id=instance_id,
+        standby_replicas=standby_replicas,
         failpoint=failpoint,
     )
     run(build_worker(deployment, settings))

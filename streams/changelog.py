@@ -1,4 +1,4 @@
-"""Changelog topics: written in fenced transactions, read back to rebuild a store.
+"""Changelog topics, the writing half: one fenced transaction per batch. restore.py reads them back.
 
 The writer of a partition has the transactional id group + source topic + partition. Starting one takes the id over
 from whoever had it: an unfinished transaction of theirs is aborted and their next write fails (KIP-98), so a worker
@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from schemas.errors import Corrupt, Unavailable
-from streams.store import Row, Store
+from streams.store import Row
 
-__all__ = ["ChangelogWriter", "Destination", "restore"]
+__all__ = ["ChangelogWriter", "Destination", "translated"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ Destination = tuple[str, int]
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
 #: Below the broker's default message.max.bytes of 1 MiB, overhead included.
 _BATCH_BYTES: Final = 900_000
-_RESTORE_ROWS: Final = 20_000
 
 
 class ChangelogWriter:
@@ -52,7 +51,7 @@ class ChangelogWriter:
 
     async def start(self) -> None:
         """Take the partition over: from here on nobody else's writes to it succeed."""
-        with _translated(f"taking over {self._source.topic}-{self._source.partition}"):
+        with translated(f"taking over {self._source.topic}-{self._source.partition}"):
             await self._producer.start()
 
     @property
@@ -67,7 +66,7 @@ class ChangelogWriter:
 
         `before_commit` is called when all rows are on their way.
         """
-        with _translated(f"writing a batch of {self._source.topic}-{self._source.partition}"):
+        with translated(f"writing a batch of {self._source.topic}-{self._source.partition}"):
             await self._producer.begin_transaction()
             pending = {to: await self._send(to, some) for to, some in rows.items()}
             await self._producer.send_offsets_to_transaction({self._source: next_offset}, self._group)
@@ -93,7 +92,7 @@ class ChangelogWriter:
 
     async def stop(self) -> None:
         """Give the partition up in good order."""
-        with _translated("closing a changelog writer"):
+        with translated("closing a changelog writer"):
             await self._producer.stop()
 
 
@@ -103,7 +102,7 @@ async def _last_offset(sent: list[tuple[asyncio.Future[Any], int]]) -> int:
     return int(metadata.offset) + count - 1
 
 
-class _translated:
+class translated:
     """Turns Kafka's errors into ours: fenced is Corrupt, the rest Unavailable."""
 
     def __init__(self, doing: str) -> None:
@@ -117,63 +116,3 @@ class _translated:
             raise Corrupt(f"{self._doing}: another worker has taken this partition over; this one must end") from error
         if isinstance(error, KafkaError):
             raise Unavailable(f"{self._doing}: {type(error).__name__}: {error}") from error
-
-
-async def restore(
-    bootstrap_servers: str,
-    stores: Mapping[TopicPartition, Store],
-    progress: Callable[[TopicPartition, int, int], None],
-) -> int:
-    """Bring stores up to the ends that their changelogs have now; returns the number of rows applied.
-
-    Call after `ChangelogWriter.start`: with the partition fenced, those ends are final. Each fetched batch becomes one
-    WriteBatch. `progress` gets (changelog partition, next offset, end). A store that is ahead of its changelog belongs
-    to another broker or a re-created topic: Corrupt.
-    """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers,
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        max_partition_fetch_bytes=8 << 20,
-        fetch_max_wait_ms=50,
-    )
-    with _translated("restoring tables from their changelogs"):
-        await consumer.start()
-        try:
-            return await _restore(consumer, stores, progress)
-        finally:
-            await consumer.stop()
-
-
-async def _restore(
-    consumer: AIOKafkaConsumer,
-    stores: Mapping[TopicPartition, Store],
-    progress: Callable[[TopicPartition, int, int], None],
-) -> int:
-    loop = asyncio.get_running_loop()
-    consumer.assign(list(stores))
-    starts, ends = await consumer.beginning_offsets(list(stores)), await consumer.end_offsets(list(stores))
-    for tp, store in stores.items():
-        if store.changelog_offset >= ends[tp]:
-            raise Corrupt(
-                f"{store.folder} holds offset {store.changelog_offset} of {tp.topic}-{tp.partition}, which ends at "
-                f"{ends[tp]}: the topic was re-created or the broker is another one. Move the folder away, start again"
-            )
-        consumer.seek(tp, max(store.changelog_offset + 1, starts[tp]))
-    applied, open_tps = 0, set(stores)
-    while open_tps:
-        for tp in list(open_tps):
-            position = await consumer.position(tp)
-            progress(tp, position, ends[tp])
-            if position >= ends[tp]:
-                consumer.pause(tp)
-                open_tps.discard(tp)
-        if not open_tps:
-            break
-        fetched = await consumer.getmany(*open_tps, timeout_ms=200, max_records=_RESTORE_ROWS)
-        for tp, records in fetched.items():
-            rows = [(record.key, record.value) for record in records]
-            await loop.run_in_executor(None, stores[tp].put_many, rows, records[-1].offset)
-            applied += len(rows)
-    return applied

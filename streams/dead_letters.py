@@ -118,6 +118,12 @@ class LetterLog:
                 letter: Any = codec("dead_letter").decode(record.value)
                 yield record.offset, letter
 
+    async def letter(self, entry: Entry) -> DeadLetter:
+        """The letter of an entry, with the record's bytes. Raises Unavailable where it was replaced a moment ago."""
+        async for _, letter in self.letters([entry.offset]):
+            return letter
+        raise Unavailable(f"the letter of {entry.coordinates} has just been replaced: run this again")
+
     def _entry(self, coordinates: str, record: Any) -> Entry:
         headers = dict(record.headers)
         try:

@@ -51,6 +51,11 @@ def health(worker: Worker) -> dict[str, Any]:
         "worker": worker.settings.name,
         "model_version": model.version if model else None,
         "partitions": partitions,
+        "standbys": [
+            {"partition": f"{lane.topic}-{number}", "rows_behind": sum(standby.behind.values())}
+            for lane in worker.lanes
+            for number, standby in sorted(lane.standbys.items())
+        ],
     }
 
 

@@ -70,12 +70,15 @@ def store_folders(data_dir: Path) -> list[StoreFolder]:
     """Every store of every worker of this machine, ordered by table, partition and worker."""
     found = []
     for described in sorted((data_dir / "tables").glob("*/worker.json")):
-        description = json.loads(described.read_text())
+        try:
+            description = json.loads(described.read_text())
+            group, partitions = str(description["group"]), int(description["partitions"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unavailable(f"{described} is no description of a worker's tables ({error}); try again") from error
         for path in described.parent.glob("*.db"):
             table, _, partition = path.stem.rpartition("-")
             if table in TABLES and partition.isdigit():
-                store = StoreFolder(table, int(partition), path, description["group"], description["partitions"])
-                found.append(store)
+                found.append(StoreFolder(table, int(partition), path, group, partitions))
     return sorted(found, key=lambda store: (store.table, store.partition, store.path))
 
 
@@ -92,12 +95,22 @@ def holder(worker: Path) -> int | None:
         if error.filename == "/proc/locks":
             raise Unavailable("this system has no /proc/locks: whether a worker runs cannot be told") from error
         return None
-    inode = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
+    device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}"
     for line in held.splitlines():
-        fields = line.split()
-        if "FLOCK" in fields and "->" not in fields and inode in fields:
-            return int(fields[fields.index(inode) - 1])
+        _, kind, *rest = line.split()  # "1: FLOCK ADVISORY WRITE 1234 fd:00:5678 0 EOF"; a waiter has "->" as its kind
+        if kind == "FLOCK":
+            pid, (on, _, inode) = int(rest[2]), rest[3].rpartition(":")
+            # On btrfs and overlay file systems a file's device is not the one in the list.
+            if inode == str(lock.st_ino) and (on == device or _has_open(pid, worker / "lock")):
+                return pid
     return None
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    try:
+        return any(link.resolve() == path.resolve() for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # it has ended, or is another user's
+        return False
 
 
 class Snapshot:

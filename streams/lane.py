@@ -23,6 +23,7 @@ from streams.batching import BatchConsumer, FetchedBatch
 from streams.failpoint import NO_FAILPOINT, Failpoint
 from streams.fold import Fold
 from streams.partition import LanePartition
+from streams.standby import Standby
 from streams.tables import BatchedTable
 
 __all__ = ["EXIT_CRASHED", "EXIT_UNAVAILABLE", "Lane"]
@@ -60,6 +61,7 @@ class Lane:
         self.topic = deployment.topic(fold.source)
         self.topic_id = 0
         self.partitions: dict[int, LanePartition] = {}
+        self.standbys: dict[int, Standby] = {}
         self.remaining: dict[TopicPartition, int] = {}
         self.failpoint = failpoint
         self._exit_process = exit_process
@@ -84,11 +86,18 @@ class Lane:
             else:
                 await partition.suspend()
 
-    async def assigned(self, tps: set[TP]) -> None:
+    async def assigned(self, tps: set[TP], standby_tps: set[TP]) -> None:
         """The rebalance is over: keep, let go and take over as it says."""
         owned = {tp.partition for tp in tps if tp.topic == self.topic}
+        changelogs = {self.deployment.changelog(table) for table in self.tables}
+        warm = {tp.partition for tp in standby_tps if tp.topic in changelogs} - owned
+        for number in set(self.standbys) - warm:
+            await self.standbys.pop(number).close()
         for number in set(self.partitions) - owned:
             await self._close(number)
+        for number in sorted(warm - set(self.standbys)):
+            self.standbys[number] = Standby(self, number)
+            self.standbys[number].start()
         for partition in self.partitions.values():
             await partition.resume()
         for number in sorted(owned - set(self.partitions)):
@@ -97,6 +106,8 @@ class Lane:
 
     async def stop(self) -> None:
         """Let go of everything, in good order."""
+        for standby in self.standbys.values():
+            await standby.close()
         for number in list(self.partitions):
             await self._close(number)
 

@@ -28,9 +28,10 @@ from schemas.ids import WATERMARK_KEY
 from schemas.records import Watermark
 from streams import metrics
 from streams.batching import FetchedBatch
-from streams.changelog import ChangelogWriter, Destination, restore
+from streams.changelog import ChangelogWriter, Destination
 from streams.cursor import Decision, SourceCursor
 from streams.fold import Writes
+from streams.restore import ChangelogReader
 from streams.store import Row
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class LanePartition:
         for table in self.lane.tables.values():
             store = await self.lane.in_executor(table.open_partition, self.partition)
             stores[TopicPartition(self.lane.deployment.changelog(table.name), self.partition)] = store
-        self.restored_rows = await restore(self.lane.deployment.bootstrap_servers, stores, self.lane.restoring)
+        async with ChangelogReader(self.lane.deployment.bootstrap_servers, stores, self.lane.restoring) as reader:
+            self.restored_rows = await reader.restore()
         self.watermark = next(iter(stores.values())).watermark
         expected = await self._first_offset()
         self.cursor = SourceCursor(expected)

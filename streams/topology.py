@@ -48,6 +48,8 @@ class WorkerSettings:
     session_timeout_s: float = 20.0
     #: Kafka's static membership: with a stable name, a restart within the session moves no partition. Empty: dynamic.
     instance_id: str = ""
+    #: Copies of each partition's tables kept warm on other workers.
+    standby_replicas: int = 0
     #: For crash tests; see failpoint.py.
     failpoint: str = ""
 
@@ -101,7 +103,8 @@ class Worker:
 
     async def on_partitions_assigned(self, app: faust.App, assigned: set[TP], **_: Any) -> None:
         """And says afterwards which ones are ours."""
-        await asyncio.gather(*(lane.assigned(assigned) for lane in self.lanes))
+        standbys = app.assignor.assigned_standbys()
+        await asyncio.gather(*(lane.assigned(assigned, standbys) for lane in self.lanes))
 
     async def on_before_shutdown(self, app: faust.App, **_: Any) -> None:
         """Finish the batches in hand and close the stores."""
@@ -145,6 +148,7 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         broker_request_timeout=max(90.0, settings.session_timeout_s),
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.instance_id or None,
+        table_standby_replicas=settings.standby_replicas,
         stream_wait_empty=True,
         worker_redirect_stdouts=False,
         web_enabled=True,
