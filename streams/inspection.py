@@ -2,8 +2,7 @@
 
 A snapshot opens a store through a folder of links to its files. Opening the folder itself would write into it: whatever
 the access type, rocksdict rewrites `rocksdict-config.json` there, not atomically, under a worker that may be starting.
-A store that flushes or compacts in that moment changes its set of files, so the set is compared before and after, and
-the opening repeated. From then on the open files keep the snapshot as it is, whatever the worker deletes.
+The open files keep the snapshot as it is, whatever the worker deletes afterwards.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,8 +32,8 @@ from streams.store import CHANGELOG_OFFSET_KEY
 
 __all__ = ["Snapshot", "StoreFolder", "find_row", "holder", "newest_stores", "store_folders"]
 
-_OPEN_ATTEMPTS: Final = 8
-_RETRY_S: Final = 0.1
+_OPEN_ATTEMPTS: Final = 40
+_RETRY_S: Final = 0.02
 _DATA_FILES: Final = (".log", ".sst", ".blob")
 _OFFSET: Final = struct.Struct(">q")
 
@@ -167,26 +167,35 @@ class Snapshot:
         for attempt in range(_OPEN_ATTEMPTS):
             links = Path(self._links.name) / str(attempt)
             links.mkdir()
-            try:
-                before = self._data_files()
-                for name in before:
-                    (links / name).symlink_to(self.store.path.resolve() / name)
-                db = Rdict(str(links), Options(raw_mode=True), access_type=AccessType.read_only())
-                if self._data_files() == before:
-                    return db
-                db.close()
-                why = "its files keep changing"
-            except Exception as error:  # rocksdict raises bare Exception for all that RocksDB says
-                why = str(error)
+            with ExitStack() as files:
+                try:
+                    if _linked(self.store.path, links, files):
+                        return Rdict(str(links), Options(raw_mode=True), access_type=AccessType.read_only())
+                    why = "its files keep changing"
+                except Exception as error:  # rocksdict raises bare Exception for all that RocksDB says
+                    why = str(error)
             time.sleep(_RETRY_S)
         raise Unavailable(f"{self.store.path} cannot be opened for reading: {why}; try again")
 
-    def _data_files(self) -> list[str]:
-        return sorted(
-            name
-            for name in os.listdir(self.store.path)
-            if name.endswith(_DATA_FILES) or name == "CURRENT" or name.startswith(("MANIFEST-", "OPTIONS-"))
-        )
+
+def _linked(store: Path, links: Path, files: ExitStack) -> bool:
+    """Fill `links` with a copy of the store's manifest and links to its data files, which `files` keeps open.
+
+    False where the manifest changed meanwhile. While it does not, no file that it names is deleted, nor any
+    write-ahead log with rows that are in none of them.
+    """
+    current = (store / "CURRENT").read_text()
+    manifest = store / current.strip()
+    copied = manifest.read_bytes()
+    (links / "CURRENT").write_text(current)
+    (links / manifest.name).write_bytes(copied)
+    for name in os.listdir(store):
+        if name.endswith(_DATA_FILES):
+            descriptor = os.open(store / name, os.O_RDONLY)
+            files.callback(os.close, descriptor)
+            # Through the descriptor, so that a file deleted before RocksDB opens it is still there.
+            (links / name).symlink_to(f"/dev/fd/{descriptor}")
+    return (store / "CURRENT").read_text() == current and manifest.stat().st_size == len(copied)
 
 
 def newest_stores(deployment: Deployment, table: str) -> dict[int, StoreFolder]:

@@ -25,6 +25,7 @@ from streams.fold import Fold
 from streams.health import attach_health
 from streams.item_updates import ItemUpdatesFold
 from streams.lane import Lane
+from streams.loop_watch import watch_loop
 from streams.rollout import ItemModel, ModelFollower
 from streams.sources import source_topic_ids
 from streams.tables import BatchedTable, LaneTableManager
@@ -90,6 +91,7 @@ class Worker:
         assert self.follower is not None
         beside = [
             ("model follower", self.follower.run()),
+            ("loop watch", watch_loop()),
             *((f"watch {lane.topic}", lane.watch()) for lane in self.lanes),
         ]
         for name, work in beside:

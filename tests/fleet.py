@@ -101,6 +101,12 @@ class WorkerProcess:
         except OSError:
             return None
 
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples on /metrics; 0.0 where it has none."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
     def wait_ready(self, partitions: int | None = None, within_s: float = 60) -> dict[str, Any]:
         """Wait until it is ready (and owns this many source partitions)."""
 

@@ -28,7 +28,6 @@ from streams.intake import dead_letter
 from streams.lag import measure
 from streams.readable import readable_row
 
-broker = [pytest.mark.broker, pytest.mark.timeout(180)]
 TWO_HOURS_MS = 7_200_000
 
 
@@ -133,7 +132,7 @@ def test_tables_that_are_not_there_are_named(tmp_path: Any) -> None:
 @pytest.mark.broker
 @pytest.mark.timeout(180)
 def test_a_record_made_valid_is_replayed_once(deployment: Deployment) -> None:
-    """Refused, listed, shown; after the tolerance is raised a replay applies it exactly once, a second sends nothing."""
+    """Refused, listed, shown; with the tolerance raised a replay applies it once, a second sends nothing."""
     create_topics(deployment)
     now_ms = int(time.time() * 1000)
     topic, partition = deployment.topic("user-events"), partition_of(7, deployment.partitions)

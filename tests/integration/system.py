@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 from fleet import WorkerProcess, drained, free_port, wait_for
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from integration.shop import Shop
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from producers.sender import Sender
 from schemas.codec import codec

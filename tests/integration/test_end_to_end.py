@@ -6,7 +6,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import pytest
 from fleet import verified, wait_for
 from integration.conftest import TrainedModel
 from integration.scores import Recompute, signature_of
-from integration.system import System
+from integration.system import ServerProcess, System
 
-from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Manifest, sha256
+from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, sha256
 from domain.bf16 import from_bf16
 from domain.n2o import Flag
 from domain.partitioner import partition_of
@@ -43,7 +43,7 @@ def user_event(name: str, user: int, item: int, at_ms: int, **fields: Any) -> di
 
 def item_update(name: str, item: int, at_ms: int, **fields: Any) -> dict[str, Any]:
     """An item update; its id is made of `name`."""
-    embedding = np.random.default_rng(item).standard_normal(64).astype("<f4").tobytes()
+    embedding = np.random.default_rng(hashed_id(name) % 2**32).standard_normal(64).astype("<f4").tobytes()
     return {
         "event_id": hashed_id(name), "item_id": item, "event_time_ms": at_ms, "op": "upsert", "original_id": None,
         "title": name, "category_id": 7, "price": 2.5, "published_ms": None, "embedding": embedding, "numeric": {},
@@ -81,7 +81,7 @@ def test_windows_and_behaviours_equal_a_recompute(system: System) -> None:
             assert found["behaviours"] == shop.behaviours(user)
             assert found["newest_event_time_ms"] == own_ms
             filled += sum(map(len, found["windows"].values()))
-    assert filled > 1_000  # windows that are empty everywhere would agree with anything
+    assert filled > 500  # windows that are empty everywhere would agree with anything
 
 
 def test_n2o_records_are_the_tower_on_the_newest_updates(system: System, first_model: TrainedModel) -> None:
@@ -96,7 +96,9 @@ def test_n2o_records_are_the_tower_on_the_newest_updates(system: System, first_m
         record = np.frombuffer(raw, dtype=layout.dtype)[0]
         assert (record["item_id"], record["event_time_ms"]) == (item, update["event_time_ms"])
         assert record["version"] == first_model.exported.manifest.version_tag
-        assert np.unpackbits(record["signature"]).tolist() == signature_of(update["embedding"], first_model.model).tolist()
+        assert (
+            np.unpackbits(record["signature"]).tolist() == signature_of(update["embedding"], first_model.model).tolist()
+        )
         assert record["price"] == np.float32(update["price"])
         assert record["flags"] == Flag.HAS_PRICE | Flag.HAS_SIGNATURE
         for name, values in (("vector", expected.vectors), ("bridges", expected.bridges)):
@@ -236,7 +238,11 @@ def test_a_deleted_item_stays_deleted(system: System, first_model: TrainedModel)
 def test_verification_finds_no_difference(system: System) -> None:
     """`aif verify` recomputes every table from the topics and finds it equal, with a letter for each refused record."""
     report = verified(system.deployment)
-    assert report.rows == {"items": len(system.shop.items), "n2o_a": len(system.shop.items), "users": len(system.shop.users)}
+    assert report.rows == {
+        "items": len(system.shop.items),
+        "n2o_a": len(system.shop.items),
+        "users": len(system.shop.users),
+    }
     letters = sum(len(system.dead_letters(source)) for source in ("item-updates", "user-events"))
     assert report.refused_records == letters
 
@@ -280,49 +286,59 @@ def test_a_flip_to_a_second_model_mixes_nothing(
         wait_for(lambda: len(asker.answers) >= seen + 20, 20)
     versions = [answer["model_version"] for answer in asker.answers]
     flip = versions.index(second_model.version)
-    assert flip >= 5 and set(versions[:flip]) == {first_model.version} and set(versions[flip:]) == {second_model.version}
+    assert (
+        flip >= 5 and set(versions[:flip]) == {first_model.version} and set(versions[flip:]) == {second_model.version}
+    )
     for answer in asker.answers:
         assert_ranked(answer, candidates, expected[answer["model_version"]].tolist(), len(candidates))
     assert system.get("/v1/versions")["live"]["coverage"] == 1
     verified(system.deployment)
 
 
-@pytest.fixture(params=[HEAD, USER_PHASE, ITEM_TOWER])
-def damaged(request: pytest.FixtureRequest, second_model: TrainedModel, tmp_path: Path) -> Iterator[Path]:
-    """An artifact that was whole when it was announced: one byte of one file has been flipped since."""
-    manifest = replace(second_model.exported.manifest, training={"copy": request.param})
-    folder = tmp_path / manifest.version
-    shutil.copytree(second_model.exported.folder, folder)
-    (folder / MANIFEST).write_bytes(manifest.to_json())
-    data = bytearray((folder / request.param).read_bytes())
+def damaged_copy(model: TrainedModel, name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """An artifact of its own version with one byte of one file flipped, and the announcement made before that."""
+    manifest = replace(model.exported.manifest, training={"copy": name})
+    copy = folder / manifest.version
+    shutil.copytree(model.exported.folder, copy)
+    (copy / MANIFEST).write_bytes(manifest.to_json())
+    data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
-    (folder / request.param).write_bytes(data)
-    yield folder
-
-
-def test_a_damaged_artifact_changes_nothing(system: System, second_model: TrainedModel, damaged: Path) -> None:
-    """One flipped byte: publishing refuses it, worker and server refuse it when announced, the old version goes on."""
-    with pytest.raises(ArtifactError, match="sha256"):
-        publish(system.deployment, str(damaged))
-    shop, user, at_ms = system.shop, some_users(system, 2)[1], system.shop.newest_ms
-    refused = system.worker_metric("aif_models_refused_total")
-    manifest = Manifest.from_json((damaged / MANIFEST).read_bytes())
-    announcement = {
-        "event_id": 1, "event_time_ms": 1, "version": manifest.version, "manifest_sha256": sha256(manifest.to_json()),
-        "uri": str(damaged), "published_by": "test", "reason": "",
+    (copy / name).write_bytes(data)
+    return copy, {
+        "event_id": hashed_id(name), "event_time_ms": 1, "version": manifest.version, "uri": str(copy),
+        "manifest_sha256": sha256(manifest.to_json()), "published_by": "test", "reason": "",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [HEAD, USER_PHASE, ITEM_TOWER])
+def test_a_damaged_artifact_changes_nothing(
+    system: System, second_model: TrainedModel, tmp_path: Path, name: str
+) -> None:
+    """One flipped byte: nobody publishes it; announced all the same, worker and servers refuse it and go on."""
+    copy, announcement = damaged_copy(second_model, name, tmp_path)
+    with pytest.raises(ArtifactError, match=f"{name} has sha256"):
+        publish(system.deployment, str(copy))
+    refused = system.worker_metric("aif_models_refused_total")
     system.write("model-versions", 0, [(KEY, codec("model_version").encode(announcement))])
-    wait_for(lambda: system.worker_metric("aif_models_refused_total") == refused + 1, 20)
-    if not damaged.joinpath(ITEM_TOWER).read_bytes() != second_model.exported.folder.joinpath(ITEM_TOWER).read_bytes():
-        wait_for(lambda: manifest.version in system.get("/v1/versions")["refused"], 20)
-    item = 5_000_100
-    system.send([("item", item_update("after the damage", item, at_ms))])
+    wait_for(
+        lambda: announcement["version"] in system.get("/v1/versions")["refused"], 20, lambda: "server: not refused"
+    )
+    wait_for(lambda: system.worker_metric("aif_models_refused_total") == refused + 1, 20, lambda: "worker: not refused")
+
+    shop, user, at_ms, item = system.shop, some_users(system, 2)[1], system.shop.newest_ms, 5_000_100
+    system.send([("item", item_update(f"after a damaged {name}", item, at_ms))])
     system.settle()
-    candidates = [item, *shop.live[:50]]
-    answer = system.rank(user, candidates, at_ms=at_ms)
-    assert answer["model_version"] == second_model.version
-    expected = Recompute(second_model.model, shop).scores(user, at_ms, candidates)
-    assert_ranked(answer, candidates, expected.tolist(), len(candidates))
+    candidates = [item, *(other for other in shop.live[:50] if other != item)]
+    expected = Recompute(second_model.model, shop).scores(user, at_ms, candidates).tolist()
+    newcomer = ServerProcess(system.deployment, "server-1").start()
+    try:
+        wait_for(lambda: (newcomer.ready() or {}).get("ready"), 20, lambda: f"never ready: {newcomer.ready()}")
+        for http in (system.server.http, newcomer.http):
+            answer = http.post("/v1/rank", json={"user_id": user, "candidates": candidates, "at_ms": at_ms}).json()
+            assert answer["model_version"] == second_model.version
+            assert_ranked(answer, candidates, expected, len(candidates))
+    finally:
+        newcomer.stop()
 
 
 def test_the_broker_away_makes_answers_old_and_not_absent(

@@ -1,0 +1,73 @@
+"""What the figures were measured on and with: machine, commit, versions; and which core does what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["Cores", "commit", "machine", "versions"]
+
+_PACKAGES: Final = (
+    "faust-streaming", "mode-streaming", "aiokafka", "rocksdict", "fastavro", "numpy", "torch", "uvloop",
+    "quixstreams", "confluent-kafka",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The core of the measured process, and the one of the broker and of the load; None where there is no pinning."""
+
+    measured: int | None
+    rest: int | None
+
+    @classmethod
+    def available(cls) -> Cores:
+        """The first two cores of this process; with a single one both share it."""
+        if not hasattr(os, "sched_getaffinity"):
+            return cls(None, None)
+        cores = sorted(os.sched_getaffinity(0))
+        return cls(cores[0], cores[min(1, len(cores) - 1)])
+
+
+def machine(cores: Cores) -> dict[str, Any]:
+    """Processor, cores, memory, kernel, load at the start, pinning."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "load_average": os.getloadavg()[0],
+        "pinning": {"measured process": cores.measured, "broker and load": cores.rest},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that the figures depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def commit() -> str:
+    """The commit of this checkout, with "+changes" where files differ from it; "" outside a checkout."""
+    root = Path(__file__).parent.parent
+    head = _git(root, "rev-parse", "--short=12", "HEAD")
+    return f"{head}+changes" if head and _git(root, "status", "--porcelain", "--untracked-files=no") else head
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,67 @@
+"""`aif bench`: measure this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+import click
+
+from schemas.errors import BadInput
+
+__all__ = ["command", "streams"]
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure this project beside its rivals, on this machine."""
+
+
+@command.command(
+    "streams",
+    epilog="""\b
+Examples:
+  aif bench streams                                         everything, three times
+  aif bench streams --json | tail -1                        one JSON object
+  aif bench streams --only item_updates_per_s,quix_per_s    two figures
+""",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line instead of a table.")
+@click.option("--records", default=200_000, show_default=True, help="Records per measurement; slow ones get half.")
+@click.option("--entities", default=100_000, show_default=True, help="Items that keys are drawn from.")
+@click.option("--repetitions", default=3, show_default=True, help="How often each is measured; medians are shown.")
+@click.option("--only", default="", metavar="KEY,...", help="Measure these keys of the output alone.")
+@click.option("--million", is_flag=True, help="Also the memory of a worker with a million items (minutes).")
+def streams(as_json: bool, records: int, entities: int, repetitions: int, only: str, million: bool) -> None:
+    """Stream workers: throughput, recovery and freshness of one core, on a broker of its own.
+
+    Needs the packages of extra [bench] and Java, as `aif broker start` does. Nothing else should run meanwhile.
+    """
+    missing = [name for name in ("bench", "confluent_kafka", "quixstreams") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
+    from rich.console import Console
+
+    from bench.streams import MEASURES, MILLION, measure
+
+    keys = [key.strip() for key in only.split(",") if key.strip()]
+    if million:
+        keys = [*(keys or [key for key in MEASURES if key != MILLION]), *([] if MILLION in keys else [MILLION])]
+    console = Console(stderr=True)
+
+    def progress(key: str, repetition: int) -> None:
+        console.print(f"{repetition + 1}/{repetitions} {key}")
+
+    found = measure(keys, records, entities, repetitions, progress)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    plain = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    for name, value in {**plain, **found.get("freshness_ms", {}), **found["ratios"]}.items():
+        click.echo(f"{name:40} {value:>12,}")
+    click.echo(f"{found['machine']['cpu']}, {found['machine']['kernel']}, commit {found['commit']}")
