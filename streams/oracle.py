@@ -24,7 +24,7 @@ from schemas.errors import BadRecord
 from schemas.records import ACTION_CODES, ACTIONS, ItemRow, UserHead
 from streams.fold import SourceRecord
 
-__all__ = ["ItemsOracle", "UsersOracle", "signature_differs"]
+__all__ = ["ItemsOracle", "UserState", "UsersOracle", "signature_differs"]
 
 #: A projection closer to its hyperplane than this may fall on either side: sums differ in their last bits.
 _ON_THE_PLANE: Final = 1e-9
@@ -89,7 +89,9 @@ def signature_differs(embedding: bytes | None, signature: bytes | None, deployme
 
 
 @dataclass
-class _User:
+class UserState:
+    """A user as the oracle keeps it."""
+
     source_offset: int = -1
     newest_ms: int | None = None
     ids: list[int] = field(default_factory=list)
@@ -103,7 +105,7 @@ class UsersOracle:
 
     def __init__(self, deployment: Deployment, topic_id: int) -> None:
         self._deployment, self._topic_id = deployment, topic_id
-        self.users: dict[int, _User] = {}
+        self.users: dict[int, UserState] = {}
         self.refused: set[int] = set()
 
     def apply(self, record: SourceRecord) -> None:
@@ -114,7 +116,7 @@ class UsersOracle:
         except BadRecord:
             self.refused.add(record.offset)
             return
-        user = self.users.setdefault(event["user_id"], _User())
+        user = self.users.setdefault(event["user_id"], UserState())
         user.source_offset = record.offset
         if event["event_id"] in user.ids:
             return

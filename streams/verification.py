@@ -8,6 +8,7 @@ the model that each row names, and compared to a tolerance of bfloat16 rounding.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, BadRecord
 from schemas.ids import WATERMARK_KEY, entity_id
+from streams.checkpoint import Checkpoint, PartitionState
 from streams.oracle import ItemsOracle, UsersOracle
 from streams.reference_rows import N2OOracle
 from streams.rollout import artifact_folder
@@ -41,6 +43,8 @@ class Report:
     missing_dead_letters: int = 0
     differences: int = 0
     first_differences: list[str] = field(default_factory=list)
+    #: Source topic-partitions whose log no longer starts at 0, and the offset from which they were recomputed.
+    horizon: dict[str, int] = field(default_factory=dict)
 
     def differs(self, where: str, what: str) -> None:
         """Count a difference and keep the first ones."""
@@ -63,8 +67,13 @@ class _Lane:
 _LANES: Final = (_Lane("item-updates", ("items", "n2o_a")), _Lane("user-events", ("users",)))
 
 
-async def verify(deployment: Deployment, progress: Progress) -> Report:
-    """Compare every table of the deployment with its log. Raises BadInput where the log does not reach back."""
+async def verify(deployment: Deployment, progress: Progress, checkpoint: Checkpoint | None = None) -> Report:
+    """Compare every table of the deployment with its log.
+
+    Partitions whose log retention has cut are recomputed from `checkpoint`; where nothing differs, `checkpoint` holds
+    the state of this verification afterwards. Raises BadInput where neither log nor checkpoint reaches back.
+    """
+    before, after = checkpoint or Checkpoint(), Checkpoint(int(time.time() * 1000))
     report = Report()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=deployment.bootstrap_servers,
@@ -80,10 +89,12 @@ async def verify(deployment: Deployment, progress: Progress) -> Report:
         for lane in _LANES:
             letters = await _dead_letters(consumer, deployment, lane)
             for partition in range(deployment.partitions):
-                check = _Partition(consumer, deployment, lane, partition, report, progress)
+                check = _Partition(consumer, deployment, lane, partition, report, progress, before, after)
                 await check.run(N2OOracle(artifacts, deployment), letters)
     finally:
         await consumer.stop()
+    if report.equal and checkpoint is not None:
+        checkpoint.verified_at_ms, checkpoint.partitions = after.verified_at_ms, after.partitions
     return report
 
 
@@ -96,9 +107,13 @@ class _Partition:
         partition: int,
         report: Report,
         progress: Progress,
+        before: Checkpoint,
+        after: Checkpoint,
     ) -> None:
         self._consumer, self._deployment, self._lane = consumer, deployment, lane
         self._partition, self._report, self._progress = partition, report, progress
+        self._before, self._after = before, after
+        self._name = f"{lane.source}-{partition}"
 
     async def run(self, vectors: N2OOracle, letters: set[tuple[int, int]]) -> None:
         first, *others = self._lane.tables
@@ -113,7 +128,8 @@ class _Partition:
         oracle: Any = (
             ItemsOracle(self._deployment, topic_id) if first == "items" else UsersOracle(self._deployment, topic_id)
         )
-        await self._replay(oracle, cut)
+        await self._replay(oracle, topic_id, cut)
+        self._after.partitions[self._name] = PartitionState.of(oracle, topic_id, cut)
         self._compare(oracle, first, rows)
         for name in others:
             self._compare_vectors(vectors, rows, tables[name], name)
@@ -149,14 +165,11 @@ class _Partition:
         self._report.rows[name] = self._report.rows.get(name, 0) + len(at_cut)
         return at_cut, mark
 
-    async def _replay(self, oracle: Any, cut: int) -> None:
+    async def _replay(self, oracle: Any, topic_id: int, cut: int) -> None:
         tp = TopicPartition(self._deployment.topic(self._lane.source), self._partition)
         start, _ = await _bounds(self._consumer, tp)
         if start > 0:
-            raise BadInput(
-                f"{tp.topic}-{tp.partition} starts at offset {start}: retention has deleted the start of the log, "
-                "so its tables cannot be recomputed"
-            )
+            start = self._from_checkpoint(oracle, topic_id, start, cut)
         count = 0
         async for record in _read(self._consumer, tp, start, cut):
             oracle.apply(record)
@@ -165,6 +178,19 @@ class _Partition:
                 self._progress(f"{tp.topic}-{tp.partition}", count)
         self._report.source_records += count
         self._progress(f"{tp.topic}-{tp.partition}", count)
+
+    def _from_checkpoint(self, oracle: Any, topic_id: int, start: int, cut: int) -> int:
+        """Put the oracle where an earlier verification stopped; the offset to go on from."""
+        known = self._before.partitions.get(self._name)
+        if known is None or known.topic_id != topic_id or not start <= known.offset <= cut:
+            reach = "there is no checkpoint" if known is None else f"the checkpoint stands at {known.offset}"
+            raise BadInput(
+                f"{self._name} starts at offset {start} and {reach}: retention has deleted records that no run "
+                "has seen, so its tables cannot be recomputed. Run `aif verify` more often than retention deletes"
+            )
+        known.restore(oracle)
+        self._report.horizon[self._name] = known.offset
+        return known.offset
 
     def _compare(self, oracle: Any, table: str, rows: dict[bytes, bytes]) -> None:
         schema = "item_row" if table == "items" else "user_head"

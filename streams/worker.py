@@ -5,6 +5,7 @@ The only module with a module-level app; settings come from the environment (sch
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from typing import Any
@@ -29,7 +30,8 @@ def run(worker: Worker) -> None:
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     worker.prepare()
-    process = faust.Worker(worker.app, loglevel=None, quiet=True, override_logging=False)
+    # Faust draws a spinner on its stdout, and resets the cursor even where it is a file.
+    process = faust.Worker(worker.app, loglevel=None, quiet=True, override_logging=False, stdout=io.StringIO())
     process.execute_from_commandline()
 
 

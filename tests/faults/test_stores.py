@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from schemas.deployment import Deployment
+from schemas.errors import BadInput
+from streams.checkpoint import Checkpoint
+from streams.verification import verify
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
@@ -181,3 +185,25 @@ def _first_rows(deployment: Deployment) -> bool:
         offsets += [record.offset for record in consumer.poll(2000).get(tp, [])]
     consumer.close()
     return offsets[50] < 60
+
+
+def test_verification_goes_on_from_its_checkpoint_when_retention_has_cut_the_log(
+    deployment: Deployment, traffic: Traffic
+) -> None:
+    """Applied records that retention deletes are covered by the last checkpoint; without one verify refuses."""
+    worker = WorkerProcess(deployment)
+    checkpoint = Checkpoint()
+    with running(worker):
+        traffic.send(300)
+        drained(deployment, worker)
+        assert asyncio.run(verify(deployment, lambda where, count: None, checkpoint)).equal
+        admin = KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers)
+        admin.delete_records({TopicPartition(deployment.topic("user-events"), 0): 50})
+        admin.close()
+        traffic.send(200)
+        drained(deployment, worker)
+        report = asyncio.run(verify(deployment, lambda where, count: None, checkpoint))
+        assert report.equal, report
+        assert report.horizon.keys() == {"user-events-0"}
+        with pytest.raises(BadInput, match="no checkpoint"):
+            asyncio.run(verify(deployment, lambda where, count: None))

@@ -1,0 +1,97 @@
+"""What a verification knew when it found no difference, so that the next can start there.
+
+Retention deletes the start of source topics; the tables still hold what it said. A checkpoint keeps the oracle's state
+of every source partition with the offset behind it: from there on the log is enough. It is JSON, zstd-compressed; a
+file that is damaged or of another format is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import zstandard
+
+from schemas.codec import codec
+from schemas.errors import BadInput
+from streams.oracle import ItemsOracle, UsersOracle, UserState
+
+__all__ = ["Checkpoint", "PartitionState"]
+
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class PartitionState:
+    """One source partition: everything below `offset` is in `rows`."""
+
+    topic_id: int
+    offset: int
+    rows: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, oracle: ItemsOracle | UsersOracle, topic_id: int, offset: int) -> PartitionState:
+        """The state of an oracle that has taken every record below `offset`."""
+        if isinstance(oracle, ItemsOracle):
+            encode = codec("item_update").encode
+            rows = {str(item): [at, encode(update).hex()] for item, (at, update) in oracle.newest.items()}
+        else:
+            rows = {str(user): _plain(state) for user, state in oracle.users.items()}
+        return cls(topic_id, offset, rows)
+
+    def restore(self, oracle: ItemsOracle | UsersOracle) -> None:
+        """Put an oracle into this state."""
+        if isinstance(oracle, ItemsOracle):
+            decode = codec("item_update").decode
+            oracle.newest = {int(item): (at, decode(bytes.fromhex(raw))) for item, (at, raw) in self.rows.items()}
+        else:
+            oracle.users = {int(user): _state(plain) for user, plain in self.rows.items()}
+
+
+@dataclass
+class Checkpoint:
+    """States by source topic-partition (without the deployment's prefix); `verified_at_ms` is for people."""
+
+    verified_at_ms: int = 0
+    partitions: dict[str, PartitionState] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the file, atomically."""
+        content = {
+            "format": _FORMAT,
+            "verified_at_ms": self.verified_at_ms,
+            "partitions": {name: vars(state) for name, state in self.partitions.items()},
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".new")
+        beside.write_bytes(zstandard.compress(json.dumps(content).encode()))
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read the file; empty where there is none. Raises BadInput where it is damaged or of another format."""
+        if not path.exists():
+            return cls()
+        try:
+            content = json.loads(zstandard.decompress(path.read_bytes()))
+            if content["format"] != _FORMAT:
+                raise BadInput(f"{path} has another format than {_FORMAT}: delete it and verify again")
+            states = {name: PartitionState(**state) for name, state in content["partitions"].items()}
+            return cls(content["verified_at_ms"], states)
+        except (zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path} is not a checkpoint of `aif verify` ({error}): delete it") from error
+
+
+def _plain(state: UserState) -> list[Any]:
+    tiles = [[*key, count] for key, count in state.tiles.items()]
+    return [state.source_offset, state.newest_ms, state.ids, state.behaviours, tiles]
+
+
+def _state(plain: list[Any]) -> UserState:
+    source_offset, newest_ms, ids, behaviours, tiles = plain
+    counted: Counter[tuple[int, int, int]] = Counter({(each[0], each[1], each[2]): each[3] for each in tiles})
+    return UserState(source_offset, newest_ms, ids, [tuple(behaviour) for behaviour in behaviours], counted)

@@ -1,0 +1,69 @@
+"""Checkpoints of verifications."""
+
+from pathlib import Path
+
+import pytest
+
+from schemas.codec import codec
+from schemas.deployment import Deployment
+from schemas.errors import BadInput
+from schemas.ids import entity_key
+from streams.checkpoint import Checkpoint, PartitionState
+from streams.oracle import ItemsOracle, UsersOracle
+
+
+class _Record:
+    def __init__(self, offset: int, key: int, value: bytes) -> None:
+        self.offset, self.timestamp, self.key, self.value = offset, 2_000_000, entity_key(key), value
+
+
+def _item(offset: int) -> _Record:
+    update = {
+        "event_id": offset,
+        "item_id": offset % 3,
+        "event_time_ms": 1000 - offset,
+        "op": "upsert",
+        "embedding": b"",
+    }
+    return _Record(
+        offset, offset % 3, codec("item_update").encode({**update, "embedding": None, "title": f"t{offset}"})
+    )
+
+
+def _user(offset: int) -> _Record:
+    event = {
+        "event_id": offset % 7,
+        "user_id": offset % 2,
+        "item_id": 5,
+        "event_time_ms": 1_000 * offset,
+        "action": "click",
+    }
+    return _Record(offset, offset % 2, codec("user_event").encode(event))
+
+
+@pytest.mark.parametrize(("kind", "record"), [(ItemsOracle, _item), (UsersOracle, _user)])
+def test_going_on_from_a_checkpoint_equals_never_having_stopped(
+    tmp_path: Path, kind: type[ItemsOracle] | type[UsersOracle], record: object
+) -> None:
+    """An oracle restored from the file and fed the rest of the log ends in the same state as one that saw it all."""
+    whole, first, second = kind(Deployment(), 9), kind(Deployment(), 9), kind(Deployment(), 9)
+    for offset in range(40):
+        whole.apply(record(offset))  # type: ignore[operator]
+        if offset < 25:
+            first.apply(record(offset))  # type: ignore[operator]
+    path = tmp_path / "verify.checkpoint"
+    Checkpoint(5, {"x-0": PartitionState.of(first, 9, 25)}).save(path)
+    Checkpoint.load(path).partitions["x-0"].restore(second)
+    for offset in range(25, 40):
+        second.apply(record(offset))  # type: ignore[operator]
+    name = "newest" if kind is ItemsOracle else "users"
+    assert getattr(second, name) == getattr(whole, name)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    """Bytes that are no checkpoint, and one of another format, name the file and say to delete it; none is empty."""
+    path = tmp_path / "verify.checkpoint"
+    assert Checkpoint.load(path).partitions == {}
+    path.write_bytes(b"garbage")
+    with pytest.raises(BadInput, match=r"verify\.checkpoint"):
+        Checkpoint.load(path)
