@@ -54,7 +54,7 @@ def list_letters(source: str | None, reason: str | None, limit: int, as_json: bo
     """
     require_broker(deployment)
     entries = [entry for entry in asyncio.run(_entries(deployment, source)) if reason in (None, entry.reason)]
-    newest = sorted(entries, key=lambda entry: -entry.append_time_ms)[:limit]
+    newest = sorted(entries, key=lambda entry: (entry.append_time_ms, entry.offset), reverse=True)[:limit]
     if as_json:
         click.echo(json.dumps({"counts": _counts(entries), "letters": [_listed(entry) for entry in newest]}))
         return
@@ -206,6 +206,9 @@ def _report(outcome: Outcome, sent: str) -> None:
         click.echo(f"{outcome.source}: {count:,} cannot be sent again: {why}")
     for why, count in outcome.refused_again.items():
         click.echo(f"{outcome.source}: {count:,} that this command's settings would refuse again: {why}")
+    if not (outcome.sent or outcome.replayed_before or outcome.unreplayable.total()):
+        click.echo(f"{outcome.source}: no letters that match")
+        return
     before = f", {outcome.replayed_before:,} were before" if outcome.replayed_before else ""
     click.echo(f"{outcome.source}: {outcome.sent:,} {sent}{before}")
 

@@ -116,7 +116,7 @@ def _table(lags: Sequence[PartitionLag]) -> Table:
     footers = {"partition": "total", "lag": f"{total['lag']:,}", "last batch": _span(total["newest_batch_age_s"])}
     for name in ("partition", "end", "committed", "applied", "lag", "last batch", "event clock", "owner"):
         left = name in ("partition", "owner")
-        table.add_column(name, footers.get(name, ""), justify="left" if left else "right", overflow="fold")
+        table.add_column(name, footers.get(name, ""), justify="left" if left else "right", no_wrap=name != "owner")
     for lag, shown in zip(lags, report["partitions"], strict=True):
         held_back = f" ({lag.held_back:,} held back)" if lag.held_back else ""
         applied = sorted({"-" if offset is None else f"{offset:,}" for offset in shown["applied"].values()})

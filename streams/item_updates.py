@@ -12,13 +12,14 @@ from typing import Any, Final
 import numpy as np
 
 from domain.lsh import hyperplanes, signatures
-from domain.validation import check_item_update
+from domain.validation import NOT_FINITE_EMBEDDING, check_item_fields, finite_embeddings
 from schemas.codec import codec
 from schemas.deployment import Deployment
+from schemas.errors import BadRecord
 from schemas.ids import entity_key
 from schemas.records import ItemRow, ItemUpdate
 from streams.fold import SourceRecord, TableReader, Writes
-from streams.intake import intake
+from streams.intake import dead_letter, intake
 from streams.rollout import ItemModel
 from streams.store import Row
 
@@ -49,9 +50,7 @@ class ItemUpdatesFold:
 
     def fold(self, partition: int, topic_id: int, records: Sequence[SourceRecord], tables: TableReader) -> Writes:
         """See streams/fold.py."""
-        valid, letters = intake(
-            records, self._topic, partition, codec("item_update"), check_item_update, self._deployment
-        )
+        valid, letters = self._intake(partition, records)
         if not valid:
             return Writes({}, letters)
         newest = _newest(valid)
@@ -90,6 +89,19 @@ class ItemUpdatesFold:
                 rows: list[Any] = [decode(value) for value in tables.get_many("items", stale)]
                 return Writes({SLOT: self._n2o(rows)})
         return None
+
+    def _intake(
+        self, partition: int, records: Sequence[SourceRecord]
+    ) -> tuple[list[tuple[SourceRecord, Any]], list[Row]]:
+        valid, letters = intake(
+            records, self._topic, partition, codec("item_update"), check_item_fields, self._deployment
+        )
+        finite = finite_embeddings([update["embedding"] for _, update in valid], self._deployment)
+        if not finite.all():
+            error = BadRecord(*NOT_FINITE_EMBEDDING)
+            letters += [dead_letter(valid[at][0], self._topic, partition, error) for at in np.flatnonzero(~finite)]
+            valid = [pair for pair, good in zip(valid, finite, strict=True) if good]
+        return valid, letters
 
     def _current(self, items: Sequence[int] | dict[int, Any], tables: TableReader) -> dict[int, ItemRow]:
         ids = list(items)

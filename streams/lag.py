@@ -152,10 +152,11 @@ def _owners(members: Iterable[Mapping[str, Any]]) -> dict[Any, str]:
         assignment = member["member_assignment"]
         if not isinstance(assignment, Mapping):
             continue  # a rebalance is going on
-        name = member.get("group_instance_id") or member["member_id"]
+        # Faust's member ids are its name, version and a uuid: the end is enough to tell workers apart.
+        name = member.get("group_instance_id") or member["member_id"][-8:]
         for topic in assignment["assigned_partitions"]:
             for partition in topic["partitions"]:
-                owners[TopicPartition(topic["topic"], partition)] = f"{name}{member['client_host']}"
+                owners[TopicPartition(topic["topic"], partition)] = f"{name}@{member['client_host'].lstrip('/')}"
     return owners
 
 

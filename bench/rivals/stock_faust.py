@@ -72,16 +72,22 @@ class _Counter:
         return futures
 
 
-async def _watch_recovery(app: Any, job: Job) -> None:
-    watch = Stopwatch()
-    while not app.assignor.assigned_actives():
-        await asyncio.sleep(0.02)
-    watch.start()
-    while not app.tables.actives_ready:
-        await asyncio.sleep(0.02)
-    table = app.tables[_TABLE]
-    rows = sum(len(list(store.keys())) - 1 for store in table.data._dbs.values())
-    job.report(**watch.read(), records=rows)
+class _RecoveryWatch:
+    """Times the table's recovery, from the assignment of partitions on."""
+
+    def __init__(self, app: Any, job: Job) -> None:
+        self._app, self._job = app, job
+        self._watch = Stopwatch()
+
+    async def assigned(self, app: Any, assigned: Any, **_: Any) -> None:
+        self._watch.start()
+
+    async def run(self) -> None:
+        """Started by Faust once its tables are recovered."""
+        read = self._watch.read()
+        stores = self._app.tables[_TABLE].data._dbs.values()
+        # The store's own offset is a key too.
+        self._job.report(**read, records=sum(len(list(store.keys())) - 1 for store in stores))
 
 
 def _app(job: Job) -> Any:
@@ -106,10 +112,9 @@ def _app(job: Job) -> Any:
     source = app.topic(job.topic, key_type=bytes, value_type=bytes, value_serializer="raw", partitions=job.partitions)
     app.agent(source, name="count")(_Counter(job, table).run)
     if job.options.get("restore"):
-
-        @app.task
-        async def watch_recovery() -> None:
-            await _watch_recovery(app, job)
+        watch = _RecoveryWatch(app, job)
+        app.on_partitions_assigned.connect(watch.assigned)
+        app.task(watch.run)
 
     return app
 

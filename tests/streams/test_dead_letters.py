@@ -1,16 +1,19 @@
 """What a dead letter says of itself, and which can be sent again."""
 
+import asyncio
 import time
 
 import numpy as np
 import pytest
+from aiokafka import AIOKafkaProducer
+from fleet import create_topics
 
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
 from schemas.ids import entity_key
 from schemas.records import DeadLetter
-from streams.dead_letters import parse_coordinates, source_named
+from streams.dead_letters import UNREADABLE, LetterLog, parse_coordinates, source_named
 from streams.letter_replay import refusal, unreplayable
 from streams.readable import readable_bytes, readable_key
 
@@ -113,3 +116,31 @@ def test_embeddings_are_numbers_abbreviated_on_request() -> None:
     assert readable_bytes(value, "item_update")["decoded"]["embedding"] == list(range(8))
     short = readable_bytes(value, "item_update", full=False)["decoded"]["embedding"]
     assert short == "8 float32: 0, 1, 2, 3, …"
+
+
+@pytest.mark.broker
+def test_a_settled_reading_waits_for_open_transactions(deployment: Deployment) -> None:
+    """Letters of a transaction that is open now are waited for before a replay, and not shown by a plain look."""
+    create_topics(deployment)
+    topic = deployment.dead_letters("user-events")
+
+    async def look() -> tuple[dict[str, str], dict[str, str]]:
+        producer = AIOKafkaProducer(bootstrap_servers=deployment.bootstrap_servers, transactional_id=deployment.prefix)
+        await producer.start()
+        async with LetterLog(deployment, "user-events") as log:
+            async with producer.transaction():
+                await producer.send_and_wait(topic, codec("dead_letter").encode(letter()), b"user-events-3-5")
+                await producer.send_and_wait(topic, b"junk", b"user-events-3-6")
+                await producer.send_and_wait(topic, b"junk", b"user-events-3-7")
+                plain = await log.entries()
+                waiting = asyncio.create_task(log.entries(settled=True))
+                await asyncio.sleep(1)
+                assert not waiting.done()
+                await producer.send_and_wait(topic, None, b"user-events-3-7")
+            settled = await waiting
+        await producer.stop()
+        return tuple({key: entry.reason for key, entry in each.items()} for each in (plain, settled))  # type: ignore[return-value]
+
+    plain, settled = asyncio.run(look())
+    assert plain == {}
+    assert settled == {"user-events-3-5": "far_future", "user-events-3-6": UNREADABLE, "user-events-3-7": UNREADABLE}
