@@ -28,10 +28,9 @@ from schemas.ids import WATERMARK_KEY
 from schemas.records import Watermark
 from streams import metrics
 from streams.batching import FetchedBatch
-from streams.changelog import ChangelogWriter, Destination
+from streams.changelog import Destination
 from streams.cursor import Decision, SourceCursor
 from streams.fold import Writes
-from streams.restore import ChangelogReader
 from streams.store import Row
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class LanePartition:
         self._wake = asyncio.Event()
         self._in_hand = asyncio.Lock()
         self._suspended = False
-        self._writer = ChangelogWriter(lane.deployment.bootstrap_servers, lane.deployment.group, _kafka(self.tp))
+        self._writer = lane.rim.writer(_kafka(self.tp))
         self._task: asyncio.Task[None] | None = None
 
     # -- ownership -----------------------------------------------------------------------------------------------
@@ -125,7 +124,7 @@ class LanePartition:
         for table in self.lane.tables.values():
             store = await self.lane.in_executor(table.open_partition, self.partition)
             stores[TopicPartition(self.lane.deployment.changelog(table.name), self.partition)] = store
-        async with ChangelogReader(self.lane.deployment.bootstrap_servers, stores, self.lane.restoring) as reader:
+        async with self.lane.rim.reader(stores, self.lane.restoring) as reader:
             self.restored_rows = await reader.restore()
         self.watermark = next(iter(stores.values())).watermark
         expected = await self._first_offset()
