@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import aiokafka
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -117,8 +119,10 @@ class _BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = self._ensure_consumer()
 
         async def seek() -> int:
-            consumer.seek(tp, offset)
-            self._consumed_to[tp] = offset
+            # Taken away in this moment: the rebalance that did it ends with another rewind, or without the partition.
+            with suppress(IllegalStateError):
+                consumer.seek(tp, offset)
+                self._consumed_to[tp] = offset
             return self._fetches + 1
 
         return int(await self.call_thread(seek))

@@ -96,7 +96,6 @@ class Lane:
         self.topic_id = 0
         self.partitions: dict[int, LanePartition] = {}
         self.standbys: dict[int, Standby] = {}
-        self.remaining: dict[TopicPartition, int] = {}
         self.failpoint = failpoint
         self._exit_process = exit_process
         self.rim = rim
@@ -152,15 +151,12 @@ class Lane:
             await asyncio.sleep(1)
             for partition in list(self.partitions.values()):
                 await partition.check_progress()
+                await partition.check_stall()
 
     def wake(self) -> None:
         """Tell the partitions that there is something to rebuild."""
         for partition in self.partitions.values():
             partition._wake.set()
-
-    def restoring(self, tp: TopicPartition, position: int, end: int) -> None:
-        """Note the progress of a restore, for health and logs."""
-        self.remaining[tp] = max(0, end - position)
 
     async def in_executor(self, work: Callable[..., Result], *args: Any) -> Result:
         """Run blocking work beside the loop."""

@@ -111,3 +111,30 @@ def test_no_schedule_of_crashes_loses_or_doubles_a_record(block: int) -> None:
             _check(broker)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def test_a_batch_that_arrives_while_the_partition_looks_for_work_is_not_slept_over() -> None:
+    """A batch offered between "nothing to apply" and going to sleep is applied, though nothing else ever arrives."""
+
+    async def scenario() -> int:
+        broker = Broker(source=[Record(offset, b"key", b"") for offset in range(3)])
+        worker = Worker(broker, {}, random.Random(0))
+        real_run = worker.run
+
+        async def run(work: object, *args: object) -> object:
+            if getattr(work, "__name__", "") == "rebuild" and not worker.in_flight:
+                batch = worker.consumer.fetch(10)
+                if batch is not None:
+                    worker.in_flight.append(batch)
+                    worker.lane.offer(batch)
+            return await real_run(work, *args)  # type: ignore[arg-type]
+
+        worker.run = run  # type: ignore[method-assign]
+        await worker.assigned(True)
+        for _ in range(500):
+            await asyncio.sleep(0)
+        cursor = worker.lane.partitions[0].cursor
+        await worker.bury()
+        return cursor.expected if cursor else -1
+
+    assert asyncio.run(scenario()) == 3
