@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from schemas.codec import codec
@@ -199,8 +200,12 @@ class LanePartition:
             return
         doing = "restoring"
         if self.cursor is not None:
-            end = (await self.lane.consumer.highwaters(self.tp))[self.tp]
-            if (await self.lane.consumer.position(self.tp) or 0) >= end and not self._pending:
+            try:
+                end = (await self.lane.consumer.highwaters(self.tp))[self.tp]
+                position = await self.lane.consumer.position(self.tp) or 0
+            except KafkaError:
+                return  # no broker, or a rebalance: not a stall of ours
+            if position >= end and not self._pending:
                 self._moved_at = time.monotonic()
                 return
             doing = f"at offset {self.cursor.expected} of {end}"
