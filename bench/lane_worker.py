@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,11 +71,9 @@ class _Measurement:
         )
 
     async def _restored(self) -> None:
-        while not self._lane.partitions:
-            await asyncio.sleep(_TICK_S)
+        await _poll(lambda: bool(self._lane.partitions))
         self._watch.start()
-        while not all(partition.ready for partition in self._lane.partitions.values()):
-            await asyncio.sleep(_TICK_S)
+        await _poll(lambda: all(partition.ready for partition in self._lane.partitions.values()))
 
     async def _tick(self) -> None:
         before = time.perf_counter()
@@ -86,6 +84,11 @@ class _Measurement:
     def _applied(self) -> int:
         cursors = (partition.cursor for partition in self._lane.partitions.values())
         return sum(cursor.expected for cursor in cursors if cursor is not None)
+
+
+async def _poll(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # the worker has no event to offer for this
+        await asyncio.sleep(_TICK_S)
 
 
 def _worker(job: Job) -> Worker:

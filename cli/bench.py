@@ -43,7 +43,8 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
         raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
     from rich.console import Console
 
-    from bench.streams import MEASURES, MILLION, measure
+    from bench.measures import MEASURES
+    from bench.streams import MILLION, measure
 
     keys = [key.strip() for key in only.split(",") if key.strip()]
     if million:
