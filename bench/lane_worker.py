@@ -4,7 +4,7 @@ Options of the job: `fold` is "plain", "plain-per-record" or "items"; `artifact`
 computes vectors from the first record on; `restore` ends the job when the tables are restored instead of when the
 source is drained; `web_port` is where /readyz answers.
 
-Blocks of the event loop are seen from inside: a task asks to be woken every 5 ms and notes by how much it was late,
+Blocks of the event loop are seen from inside: a task asks to be woken every 10 ms and notes by how much it was late,
 whatever the reason (a long callback, the interpreter lock held by an executor thread, the core taken by another one).
 """
 
@@ -25,7 +25,7 @@ from streams.rollout import ItemModel
 from streams.topology import Worker, WorkerSettings, build_worker
 from streams.worker import run
 
-_TICK_S: Final = 0.005
+_TICK_S: Final = 0.01
 
 
 class _Timed:

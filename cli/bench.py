@@ -15,7 +15,12 @@ __all__ = ["command", "streams"]
 
 @click.group("bench")
 def command() -> None:
-    """Measure this project beside its rivals, on this machine."""
+    """Measure this project beside its rivals, on this machine.
+
+    \b
+    Example:
+      aif bench streams --only item_updates_per_s,raw_per_s
+    """
 
 
 @command.command(
