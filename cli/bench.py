@@ -45,7 +45,9 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
     """
     missing = [name for name in ("bench", "confluent_kafka", "quixstreams") if importlib.util.find_spec(name) is None]
     if missing:
-        raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
+        raise BadInput(
+            f"{', '.join(missing)} cannot be imported: `pip install -e '.[bench]'` in a checkout, then `make bench`"
+        )
     from rich.console import Console
 
     from bench.measures import MEASURES
