@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import aiokafka
@@ -49,7 +50,7 @@ class FetchedBatch:
         """Offset of the last record: what Faust takes as the message's offset."""
         return int(self.records[-1].offset)
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes of keys and values."""
         return sum(len(record.key or b"") + len(record.value or b"") for record in self.records)
