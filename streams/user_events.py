@@ -13,7 +13,7 @@ from domain.validation import check_user_event
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import entity_key
-from streams.fold import SourceRecord, TableReader, Writes
+from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
 from streams.intake import intake
 
 __all__ = ["UserEventsFold"]
@@ -47,9 +47,9 @@ class UserEventsFold:
             counts={"duplicate": folded.duplicates, "replayed": folded.replayed, "late": folded.late},
         )
 
-    def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
         """Nothing: user rows do not depend on the model."""
-        return None
+        return Piece(None, at, more=False)
 
     def _heads(self, events: Sequence[Any], tables: TableReader) -> dict[int, Any]:
         users = list({event["user_id"] for event in events})
