@@ -25,10 +25,13 @@ class ChangelogRecord(Protocol):
 
 
 class RowsAtCut:
-    """Rows at the newest watermark, or with `cut` at the newest one that reflects source offset `cut`."""
+    """Rows at the newest watermark, or with `cut` at the newest one that reflects offset `cut` of source `topic_id`.
 
-    def __init__(self, cut: int | None = None) -> None:
-        self._cut = cut
+    Watermarks of another topic id are of a source that was deleted and made again since: their offsets do not compare.
+    """
+
+    def __init__(self, cut: int | None = None, topic_id: int | None = None) -> None:
+        self._cut, self._topic_id = cut, topic_id
         self.rows: dict[bytes, bytes] = {}
         self.mark: Watermark | None = None
         #: Offset behind the watermark that `rows` are of.
@@ -43,7 +46,8 @@ class RowsAtCut:
             self._since[record.key] = record.value
             return True
         found: Any = codec("watermark").decode(record.value)
-        if self._cut is not None and found["next_source_offset"] > self._cut:
+        comparable = self._topic_id in (None, found["source_topic_id"])
+        if self._cut is not None and comparable and found["next_source_offset"] > self._cut:
             self.beyond = found["next_source_offset"]
             return False
         self.mark, self.next_offset = found, record.offset + 1
@@ -54,7 +58,10 @@ class RowsAtCut:
     @property
     def at_cut(self) -> bool:
         """Whether the rows are those of the cut."""
-        return self.mark is not None and self._cut in (None, self.mark["next_source_offset"])
+        if self.mark is None or self._cut is None:
+            return self.mark is not None
+        same_topic = self._topic_id in (None, self.mark["source_topic_id"])
+        return same_topic and self.mark["next_source_offset"] == self._cut
 
 
 class RowsAtOffset:

@@ -105,12 +105,12 @@ class PartitionCheck:
         # Without a watermark in the first, none is right for the others: any is beyond -1.
         cut = mark["next_source_offset"] if mark else -1
         for name in others:
-            tables[name] = await self._table(name, cut)
+            tables[name] = await self._table(name, cut, mark["source_topic_id"] if mark else None)
         return tables
 
-    async def _table(self, name: str, cut: int | None) -> RowsAtCut:
+    async def _table(self, name: str, cut: int | None, topic_id: int | None = None) -> RowsAtCut:
         tp = self._changelog(name)
-        rows = RowsAtCut(cut)
+        rows = RowsAtCut(cut, topic_id)
         bounds = await self._reader.bounds(tp)
         position, end = bounds.start, bounds.committed
         while True:

@@ -10,6 +10,7 @@ import gc
 import io
 import logging
 import os
+import threading
 from typing import Any
 
 import click
@@ -25,6 +26,8 @@ __all__ = ["run"]
 
 #: The `aif` command's.
 _EXIT_BAD_INPUT = 2
+#: An orderly stop that takes longer is none.
+_STOP_WITHIN_S = 9.0
 #: Faust, aiokafka and kafka-python log every record or every poll at DEBUG and INFO; building those records costs
 #: more than the records themselves.
 _QUIET = ("aiokafka", "faust", "mode", "aiohttp", "streams.tables", "streams.batching")
@@ -42,6 +45,20 @@ class _Process(faust.Worker):  # type: ignore[misc]
 
     def __init__(self, app: faust.App, *services: Any, loop: Any = None, **options: Any) -> None:
         super().__init__(app, *services, loop=loop, quiet=True, override_logging=False, stdout=io.StringIO())
+
+    def _schedule_shutdown(self, signal: Any) -> None:
+        # Without a broker Faust and aiokafka wait for answers in turn. The stores are closed by then, or can be
+        # restored: nothing is gained by waiting on.
+        super()._schedule_shutdown(signal)
+        giving_up = threading.Timer(_STOP_WITHIN_S, _give_up)
+        giving_up.daemon = True
+        giving_up.start()
+
+
+def _give_up() -> None:
+    logging.getLogger(__name__).error("the broker does not answer the goodbye; ending without it")
+    logging.shutdown()
+    os._exit(EXIT_UNAVAILABLE)
 
 
 def _set_up(worker: Worker) -> None:

@@ -55,10 +55,10 @@ class Record:
     timestamp: int = NOW_MS
 
 
-def _mark(next_offset: int) -> bytes:
+def _mark(next_offset: int, topic_id: int = 1) -> bytes:
     return codec("watermark").encode(
         Watermark(
-            source_topic_id=1, next_source_offset=next_offset, max_event_time_ms=0, oldest_append_time_ms=0,
+            source_topic_id=topic_id, next_source_offset=next_offset, max_event_time_ms=0, oldest_append_time_ms=0,
             writer_epoch=0, wall_time_ms=0,
         )
     )  # fmt: skip
@@ -82,6 +82,22 @@ def test_rows_are_those_of_a_watermark() -> None:
         (WATERMARK_KEY, _mark(5)), (b"a", b"3"),
     )  # fmt: skip
     assert (rows.rows, rows.next_offset, rows.at_cut, rows.beyond) == ({b"a": b"2"}, 6, True, None)
+
+
+def test_watermarks_of_a_topic_made_again_do_not_compare() -> None:
+    """Watermarks of the deleted topic stand higher than the cut and do not end the reading, nor are they the cut."""
+    rows = RowsAtCut(3, topic_id=2)
+    log = [
+        (b"a", b"1"),
+        (WATERMARK_KEY, _mark(800)),
+        (WATERMARK_KEY, _mark(3)),
+        (b"a", b"2"),
+        (WATERMARK_KEY, _mark(3, 2)),
+    ]
+    assert all(rows.take(Record(offset, key, value)) for offset, (key, value) in enumerate(log[:3]))
+    assert not rows.at_cut
+    assert all(rows.take(Record(offset, key, value)) for offset, (key, value) in enumerate(log[3:], 3))
+    assert (rows.rows, rows.at_cut) == ({b"a": b"2"}, True)
 
 
 def test_rows_stop_at_the_cut_and_say_where_it_is_missing() -> None:

@@ -118,10 +118,10 @@ def test_settings_come_from_the_environment() -> None:
     env = {
         "AIF_WORKER_NAME": "w", "AIF_WORKER_WEB_HOST": "::1", "AIF_WORKER_WEB_PORT": "7000",
         "AIF_WORKER_SESSION_TIMEOUT_S": "9.5", "AIF_WORKER_INSTANCE_ID": "pod-0", "AIF_WORKER_STANDBY_REPLICAS": "1",
-        "AIF_WORKER_RESET_RECREATED": "true", "AIF_WORKER_FAILPOINT": "kill:sent:1",
+        "AIF_WORKER_BROKER_BUDGET_S": "30", "AIF_WORKER_RESET_RECREATED": "true", "AIF_WORKER_FAILPOINT": "kill:sent:1",
     }  # fmt: skip
     settings = WorkerSettings.from_env({**env, "AIF_PREFIX": "not a worker's"}, web_port=7001, web_host=None)
-    assert settings == WorkerSettings("w", "::1", 7001, 9.5, "pod-0", 1, True, "kill:sent:1")
+    assert settings == WorkerSettings("w", "::1", 7001, 9.5, "pod-0", 1, 30.0, True, "kill:sent:1")
     assert WorkerSettings.from_env({}) == WorkerSettings()
     assert {name.removeprefix("AIF_WORKER_").lower() for name in env} == {each.name for each in fields(WorkerSettings)}
 
