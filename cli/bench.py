@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -43,6 +45,10 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
 
     Needs the packages of extra [bench] and Java, as `aif broker start` does. Nothing else should run meanwhile.
     """
+    # The bench belongs to a checkout and is not installed; the console script does not look there by itself.
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "bench" / "streams.py").is_file() and str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
     missing = [name for name in ("bench", "confluent_kafka", "quixstreams") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(
