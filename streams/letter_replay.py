@@ -113,7 +113,7 @@ async def replay(
             bootstrap_servers=deployment.bootstrap_servers,
             transactional_id=f"{deployment.group}-dead-letters-{source}",
             transaction_timeout_ms=_TRANSACTION_TIMEOUT_MS,
-            compression_type="lz4",
+            compression_type="zstd",
         )
         with _translated(source):
             await producer.start()
