@@ -165,7 +165,7 @@ class LanePartition:
                     f"{name} is not the topic that its tables were made from: it was deleted and made again. With "
                     "--reset-recreated the tables are emptied and made anew from it"
                 )
-            await self._reset(start)
+            await self._reset(mark, start)
             return start
         expected, end = mark["next_source_offset"], int((await self.lane.consumer.highwaters(self.tp))[self.tp])
         if expected < start:
@@ -179,13 +179,18 @@ class LanePartition:
             )
         return expected
 
-    async def _reset(self, start: int) -> None:
-        """Delete every row of the lane's tables: the source is another log, and a recompute of it has none of them."""
+    async def _reset(self, mark: Watermark, start: int) -> None:
+        """Delete every row of the lane's tables: the source is another log, and a recompute of it has none of them.
+
+        The watermark keeps the old topic's id until the last row is gone, so that a crash in between begins again here.
+        """
         logger.warning("%s-%d: another topic than before, emptying its tables", self.tp.topic, self.partition)
-        self.watermark = None
+        topic_id, self._topic_id = self._topic_id, mark["source_topic_id"]
         for name in self.lane.tables:
             while keys := await self.lane.in_executor(self.entity_keys, name, b"", _BATCH_RECORDS):
-                await self._commit(Writes({name: [(key, None) for key in keys]}), start, 0)
+                await self._commit(Writes({name: [(key, None) for key in keys]}), mark["next_source_offset"], 0)
+        self._topic_id, self.watermark = topic_id, None
+        await self._commit(Writes({}), start, 0)
 
     # -- batches in ----------------------------------------------------------------------------------------------
 

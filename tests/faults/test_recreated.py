@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -31,6 +32,8 @@ def test_tables_of_a_recreated_topic_are_kept_until_told_and_then_made_anew(
         worker.start()
         assert worker.process.wait(60) == 70
         assert "--reset-recreated" in worker.log_tail(100)
+        worker.start("--reset-recreated", "--failpoint", "kill:committed:3")  # a crash halfway through the emptying
+        assert worker.process.wait(60) == -signal.SIGKILL
         worker.start("--reset-recreated")
         drained(deployment, worker)
         report = verified(deployment)
