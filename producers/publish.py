@@ -15,7 +15,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from domain.artifact import HEAD, ITEM_TOWER, USER_PHASE, Manifest, check_artifact, sha256
-from domain.user_state import FINGERPRINT
+from domain.user_row import FINGERPRINT
 from producers.connection import close_producer, consumer_client, producer_client, unavailable
 from producers.topics import require_topics
 from schemas.codec import codec

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from domain.n2o import Flag
-from domain.user_state import behaviours_of, window_counts
+from domain.user_row import behaviours_of, window_counts
 from domain.windows import WINDOWS
 from schemas.deployment import Deployment
 from schemas.errors import DecodeError, Unavailable

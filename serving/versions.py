@@ -26,7 +26,7 @@ import numpy as np
 
 from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
 from domain.n2o import N2OLayout
-from domain.user_state import FINGERPRINT
+from domain.user_row import FINGERPRINT
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ModelVersion
 from serving.kernels import Head

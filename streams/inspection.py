@@ -32,6 +32,7 @@ from streams.store import CHANGELOG_OFFSET_KEY
 
 __all__ = ["Snapshot", "StoreFolder", "find_row", "holder", "newest_stores", "store_folders"]
 
+_ENTITY_KEY_BYTES: Final = 8
 _OPEN_ATTEMPTS: Final = 40
 _RETRY_S: Final = 0.02
 _DATA_FILES: Final = (".log", ".sst", ".blob")
@@ -158,9 +159,12 @@ class Snapshot:
         return value
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values of all rows in key order: ids ascend, negative ones behind the others."""
+        """Keys and values of all entities' rows in key order: ids ascend, negative ones behind the others.
+
+        Chunks behind them are left out; their keys are longer.
+        """
         for key, value in self._db.items():
-            if key not in (CHANGELOG_OFFSET_KEY, WATERMARK_KEY):
+            if len(key) == _ENTITY_KEY_BYTES:
                 yield key, value
 
     def _open(self) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from domain.artifact import MANIFEST, Manifest
 from domain.n2o import Flag, N2OLayout
-from domain.user_state import behaviours_of, window_counts
+from domain.user_row import behaviours_of, window_counts
 from domain.windows import WINDOWS
 from schemas.codec import codec, schema_names
 from schemas.errors import ArtifactError, BadRecord, Corrupt

@@ -22,9 +22,10 @@ from schemas.deployment import Deployment
 from schemas.errors import BadInput, BadRecord
 from schemas.ids import WATERMARK_KEY, entity_id
 from streams.checkpoint import Checkpoint, PartitionState
-from streams.oracle import ItemsOracle, UsersOracle
+from streams.oracle import ItemsOracle
 from streams.reference_rows import N2OOracle
 from streams.rollout import artifact_folder
+from streams.user_oracle import UsersOracle
 
 __all__ = ["Report", "verify"]
 
@@ -193,10 +194,12 @@ class _Partition:
         return known.offset
 
     def _compare(self, oracle: Any, table: str, rows: dict[bytes, bytes]) -> None:
-        schema = "item_row" if table == "items" else "user_head"
-        decoded = {entity_id(key): codec(schema).decode(value) for key, value in rows.items()}
-        expected = oracle.newest if table == "items" else oracle.users
-        for entity in expected.keys() | decoded.keys():
+        if table == "users":
+            for user, what in oracle.differences(rows):
+                self._report.differs(f"{table}-{self._partition} {user}", what)
+            return
+        decoded = {entity_id(key): codec("item_row").decode(value) for key, value in rows.items()}
+        for entity in oracle.newest.keys() | decoded.keys():
             what = oracle.difference(entity, decoded.get(entity))
             if what:
                 self._report.differs(f"{table}-{self._partition} {entity}", what)
