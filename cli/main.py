@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, str]] = {
     "replay": "cli.replay:command",
     "serve": "cli.serve:command",
     "verify": "cli.verify:command",
+    "features": "cli.features:command",
 }
 
 _BAD_INPUT: Final = 2  # click's own code for a usage error

@@ -26,7 +26,7 @@ _ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
 
 
 class Column(NamedTuple):
-    """A feature of n users: values ([n]; of rankings a list of (category, weight) each) and where there is one."""
+    """A feature of n users: values ([n]; of rankings a list of dictionaries each) and where there is one."""
 
     values: Any
     present: npt.NDArray[np.bool_]
@@ -151,10 +151,10 @@ class _Rows:
         at = self.ranked["ranking"] == number
         owner, categories = self.ranked_owner[at], self.ranked["category_id"][at].tolist()
         weights = np.exp2(self.ranked["weight"][at] - self.read_ms(owner) / feature.half_life_ms).tolist()
-        found: list[list[tuple[int, float]]] = [[] for _ in self.heads]
+        found: list[list[dict[str, Any]]] = [[] for _ in self.heads]
         for user, category, weight in zip(owner.tolist(), categories, weights, strict=True):
-            found[user].append((category, weight))
-        return Column([sorted(each, key=lambda entry: -entry[1])[: feature.k] for each in found], self.known)
+            found[user].append({"category_id": category, "weight": weight})
+        return Column([sorted(each, key=lambda entry: -entry["weight"])[: feature.k] for each in found], self.known)
 
     def read_ms(self, owner: _Int) -> _Int:
         """The times at which decayed state is read."""

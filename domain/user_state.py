@@ -124,17 +124,18 @@ def fold(
     topic_id: int,
     *,
     chunks: Mapping[tuple[int, int], bytes] | None = None,
-    clock_ms: int = NEVER,
+    clock_ms: int | npt.NDArray[np.int64] = NEVER,
     idle_ms: int = IDLE_MS,
     plan: Plan = PLAN,
 ) -> Folded:
     """Fold a batch into the rows of its users; `heads` has the row of every user that has one, and is not changed.
 
-    `chunks` has those that `open_chunks` names, `clock_ms` is the partition's clock before the batch. Raises Corrupt
-    where offsets do not ascend, a chunk is not there, or a row is laid out or declared otherwise (migration.py).
+    `chunks` has those that `open_chunks` names, `clock_ms` is the partition's clock before the batch, or at each event
+    where the batch is a part of the log. Raises Corrupt where offsets do not ascend, a chunk is not there, or a row is
+    laid out or declared otherwise (migration.py).
     """
     if not len(batch):
-        return Folded({}, 0, 0, 0, clock_ms=clock_ms)
+        return Folded({}, 0, 0, 0, clock_ms=int(np.max(clock_ms, initial=NEVER)))
     if (batch.offset[1:] <= batch.offset[:-1]).any():
         raise Corrupt("offsets of a batch must ascend: it is not one partition in log order")
     clock = np.maximum.accumulate(np.maximum(batch.event_time_ms, clock_ms))

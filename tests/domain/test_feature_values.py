@@ -100,7 +100,7 @@ def test_values_equal_their_definitions(drawn, later) -> None:
         assert nobody is None
         expected = _by_definition(feature, counted, at)
         if feature.aggregation == "top_categories":
-            weights = dict(value)
+            weights = {each["category_id"]: each["weight"] for each in value}
             np.testing.assert_allclose(sorted(weights.values()), sorted(expected.values()), rtol=1e-6)
         elif expected is None:
             assert value is None, feature.name
