@@ -30,7 +30,8 @@ import numpy.typing as npt
 from domain.duplicates import EVENT_IDS
 from domain.feature_plan import PLAN, Plan
 from domain.features import RANKED
-from domain.sequence import BEHAVIOUR_DTYPE, CHUNK, held_chunks, move, moves
+from domain.moving import move, moves
+from domain.sequence import BEHAVIOUR_DTYPE, CHUNK, held_chunks
 from domain.user_kernel import COUNTED, DUPLICATE, LATE, NEVER, REPLAYED, fold_events
 from domain.user_row import FINGERPRINT, RANKED_DTYPE, VALUE_DTYPE, check_rows
 from domain.windows import TILE_DTYPE, WINDOWS

@@ -272,7 +272,7 @@ def unpacked(head: UserHead) -> dict[str, Any]:
         "ranked": np.frombuffer(head["ranked"], dtype=RANKED_DTYPE).tolist(),
         "category_index": [
             (category, weight, list(zip(items[:used], times[:used], actions[:used], strict=True)))
-            for category, weight, used, items, times, actions in index.tolist()
+            for category, weight, used, actions, _, items, times in index.tolist()
         ],
     }
 

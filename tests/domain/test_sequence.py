@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from domain.sequence import BEHAVIOUR_DTYPE, CHUNK, INDEX_DTYPE, SEQUENCE, by_time, held_chunks, move
+from domain.moving import move
+from domain.sequence import BEHAVIOUR_DTYPE, CHUNK, SEQUENCE, by_time, held_chunks
 from schemas.errors import Corrupt
 
 T0 = 1_700_000_000_000
@@ -58,19 +59,6 @@ def test_a_sealed_chunk_is_never_written_again() -> None:
     """A chunk is written eight times while it fills and never again; when it goes, that is one more."""
     *_, written = _held(_log(12_000), 1)
     assert set(written.values()) <= {8, 9} | {count for number, count in written.items() if number == max(written)}
-
-
-def test_the_index_is_bounded_and_holds_the_last_of_the_heaviest_categories() -> None:
-    """Eight categories of four behaviours at most; a category that came often recently stays, a rare old one goes."""
-    log = _log(4_000)
-    log["has_category"], log["category_id"][3_000:] = True, np.arange(1_000) % 3
-    _, moved, index, _, _ = _held(log, 1)
-    rows = np.frombuffer(index, dtype=INDEX_DTYPE)
-    assert len(index) <= 8 * INDEX_DTYPE.itemsize == 8 * 85
-    for category in range(3):
-        row = rows[rows["category_id"] == category][0]
-        of_category = log[:moved][log["category_id"][:moved] == category][-4:]
-        assert row["item_id"][: row["used"]].tolist() == of_category["item_id"].tolist()
 
 
 def test_missing_and_short_chunks_are_corrupt() -> None:
