@@ -72,8 +72,12 @@ Examples:
 @click.option("--events", default=400_000, show_default=True, help="Events per measurement.")
 @click.option("--users", default=50_000, show_default=True, help="Users that act.")
 @click.option("--repetitions", default=3, show_default=True, help="How often each is measured; medians are shown.")
-def windows(as_json: bool, events: int, users: int, repetitions: int) -> None:
-    """User windows, features and sequences: the pure fold, bytes written, export of training rows. Needs no broker."""
+@click.option("--broker", "with_broker", is_flag=True, help="Also the real worker beside Quix Streams' window.")
+def windows(as_json: bool, events: int, users: int, repetitions: int, with_broker: bool) -> None:
+    """User windows, features and sequences: the pure fold, bytes written, export of training rows.
+
+    With --broker also user events through the worker, on a broker of its own, as `aif bench streams` does.
+    """
     missing = [name for name in ("bench", "numba", "pyarrow") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
@@ -85,6 +89,11 @@ def windows(as_json: bool, events: int, users: int, repetitions: int) -> None:
     found = measure_windows(
         events, users, repetitions, lambda name, number: console.print(f"{number + 1}/{repetitions} {name}")
     )
+    if with_broker:
+        from bench.window_lane import measure_lane
+
+        console.print("worker and rival")
+        found |= measure_lane(events, users)
     if as_json:
         click.echo(json.dumps(found))
         return
