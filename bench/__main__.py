@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from cli.bench import streams
+from cli.main import exit_code
+from schemas.errors import AifError
 
 if __name__ == "__main__":
-    streams(prog_name="python -m bench")
+    try:
+        streams(prog_name="python -m bench")
+    except AifError as error:
+        print(f"aif: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))

@@ -4,7 +4,7 @@ Options of the job: `fold` is "plain", "plain-per-record" or "items"; `artifact`
 computes vectors from the first record on; `restore` ends the job when the tables are restored instead of when the
 source is drained; `web_port` is where /readyz answers.
 
-Blocks of the event loop are seen from inside: a task asks to be woken every 5 ms and notes by how much it was late,
+Blocks of the event loop are seen from inside: a task asks to be woken every 10 ms and notes by how much it was late,
 whatever the reason (a long callback, the interpreter lock held by an executor thread, the core taken by another one).
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from streams.rollout import ItemModel
 from streams.topology import Worker, WorkerSettings, build_worker
 from streams.worker import run
 
-_TICK_S: Final = 0.005
+_TICK_S: Final = 0.01
 
 
 class _Timed:
@@ -71,11 +71,9 @@ class _Measurement:
         )
 
     async def _restored(self) -> None:
-        while not self._lane.partitions:
-            await asyncio.sleep(_TICK_S)
+        await _poll(lambda: bool(self._lane.partitions))
         self._watch.start()
-        while not all(partition.ready for partition in self._lane.partitions.values()):
-            await asyncio.sleep(_TICK_S)
+        await _poll(lambda: all(partition.ready for partition in self._lane.partitions.values()))
 
     async def _tick(self) -> None:
         before = time.perf_counter()
@@ -86,6 +84,11 @@ class _Measurement:
     def _applied(self) -> int:
         cursors = (partition.cursor for partition in self._lane.partitions.values())
         return sum(cursor.expected for cursor in cursors if cursor is not None)
+
+
+async def _poll(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # the worker has no event to offer for this
+        await asyncio.sleep(_TICK_S)
 
 
 def _worker(job: Job) -> Worker:

@@ -22,7 +22,17 @@ from schemas.deployment import Deployment
 from schemas.errors import Corrupt, Unavailable
 from schemas.ids import WATERMARK_KEY, entity_keys
 
-__all__ = ["Changelog", "check_counts", "fill_items", "fill_plain", "item_updates", "produce", "prepare", "read_changelog", "remove"]
+__all__ = [
+    "Changelog",
+    "check_counts",
+    "fill_items",
+    "fill_plain",
+    "item_updates",
+    "prepare",
+    "produce",
+    "read_changelog",
+    "remove",
+]
 
 _FLUSH_WITHIN_S: Final = 60.0
 _PLAIN_BYTES: Final = 64

@@ -9,12 +9,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.freshness import measure_freshness
 from bench.job import Job, launched, run
@@ -83,6 +84,7 @@ def _rate(found: dict[str, Any]) -> Figure:
     figure = {
         "value": found["records"] / found["seconds"],
         "records": found["records"],
+        "cpu_us_per_record": 1e6 * found["cpu_s"] / found["records"],
         "cpu_share": found["cpu_s"] / found["seconds"],
         "peak_rss_mb": found["peak_rss_mb"],
     }
@@ -171,19 +173,18 @@ def _freshness(bench: Bench, per_s: int = 5_000, seconds: int = 15) -> Figure:
 def _wait_ready(port: int, alive: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline and alive():
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
-                if json.load(answer)["partitions"]:
-                    return
-        except (urllib.error.URLError, TimeoutError):
-            pass  # not listening, or 503 until its partitions are restored
+        # Not listening yet, or 503 until its partitions are restored.
+        with (
+            suppress(urllib.error.URLError, TimeoutError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer,
+        ):
+            if json.load(answer)["partitions"]:
+                return
         time.sleep(0.1)
     raise Unavailable(f"the worker was not ready after {within_s:.0f} s")
 
 
 def _compacted_topic(deployment: Deployment, topic: str) -> None:
-    from confluent_kafka.admin import AdminClient, NewTopic
-
     admin = AdminClient({"bootstrap.servers": deployment.bootstrap_servers})
     new = NewTopic(topic, deployment.partitions, 1, config={"cleanup.policy": "compact"})
     for future in admin.create_topics([new]).values():

@@ -60,5 +60,3 @@ class PlainFold:
     def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
         """Nothing: the rows depend on no model."""
         return None
-
-

@@ -15,7 +15,12 @@ __all__ = ["command", "streams", "windows"]
 
 @click.group("bench")
 def command() -> None:
-    """Measure this project beside its rivals, on this machine."""
+    """Measure this project beside its rivals, on this machine.
+
+    \b
+    Example:
+      aif bench streams --only item_updates_per_s,raw_per_s
+    """
 
 
 @command.command(
@@ -40,10 +45,13 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
     """
     missing = [name for name in ("bench", "confluent_kafka", "quixstreams") if importlib.util.find_spec(name) is None]
     if missing:
-        raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
+        raise BadInput(
+            f"{', '.join(missing)} cannot be imported: `pip install -e '.[bench]'` in a checkout, then `make bench`"
+        )
     from rich.console import Console
 
-    from bench.streams import MEASURES, MILLION, measure
+    from bench.measures import MEASURES
+    from bench.streams import MILLION, measure
 
     keys = [key.strip() for key in only.split(",") if key.strip()]
     if million:

@@ -102,7 +102,7 @@ def replay(
     Of all source topics where nothing is named. A record is sent and its letter marked in one Kafka transaction: after
     a crash or Ctrl-C the next run sends the rest. A letter that is marked is not sent again. Should a record arrive
     twice all the same (its sender repeats it, or the tables are rebuilt from the log), nothing changes: its event_id
-    is the same, and the newest state of an item wins whatever the order.
+    is the same and is among the last 32 that the user's row remembers, and of an item the newest state wins.
 
     A record without a key, or whose key is no id, cannot be sent: it is counted. A record that is refused again gets a
     letter of its own. Header `aif-dead-letter` of a record sent again has the coordinates of the refused one.

@@ -60,7 +60,8 @@ def command(
     if stop_kept:
         click.echo(stop_record(deployment.data_dir))
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job would ignore it
+        signal.signal(number, _interrupt)
     console = Console(stderr=True)
     started_s = time.monotonic()
     prefix = f"{deployment.prefix}demo-{uuid.uuid4().hex[:6]}-"

@@ -38,7 +38,7 @@ def page(summary: Summary, fleet: Fleet, seconds: float) -> str:
     lines += [
         "     (* was not among them before)",
         "",
-        "go on: make demo KEEP=1 leaves it running; README.md has a first query; topology.md shows what flows where",
+        "go on: make demo KEEP=1 leaves it running; README.md has a first query; topology.md the flows",
     ]
     return "\n".join(lines)
 

@@ -23,8 +23,12 @@ COMMANDS: Final[dict[str, str]] = {
     "worker": "cli.worker:command",
     "replay": "cli.replay:command",
     "serve": "cli.serve:command",
+    "lag": "cli.lag:command",
+    "tables": "cli.tables:command",
     "verify": "cli.verify:command",
     "features": "cli.features:command",
+    "dead-letters": "cli.dead_letters:command",
+    "bench": "cli.bench:command",
 }
 
 _BAD_INPUT: Final = 2  # click's own code for a usage error

@@ -20,12 +20,27 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from domain.n2o import N2OLayout
+from domain.user_row import FINGERPRINT
+from schemas.deployment import Deployment
 from schemas.errors import ArtifactError
 
-__all__ = ["HEAD", "ITEM_TOWER", "MANIFEST", "USER_PHASE", "Dimensions", "Manifest", "check_artifact", "sha256"]
+__all__ = [
+    "HEAD",
+    "ITEM_TOWER",
+    "MANIFEST",
+    "USER_PHASE",
+    "Dimensions",
+    "Manifest",
+    "check_artifact",
+    "check_fit",
+    "path_of",
+    "sha256",
+]
 
 MANIFEST: Final = "manifest.json"
 ITEM_TOWER: Final = "item_tower.pt2"
@@ -102,11 +117,12 @@ class Manifest:
         return int(self.version, 16)
 
 
-def check_artifact(read: Callable[[str], bytes], names: tuple[str, ...], *, version: str | None = None) -> Manifest:
-    """Read the manifest, check its version and the sha256 of each of `names`, and return it.
+def check_artifact(read: Callable[[str], bytes], *, version: str | None = None) -> Manifest:
+    """Read the manifest, check its version and the sha256 of every file of an artifact, and return it.
 
-    `read` gives a file's bytes by name; an OSError of its own becomes an ArtifactError. Raises ArtifactError naming
-    the file that is missing or differs.
+    Every file, also those that the caller does not use: a worker and a server must reach the same verdict, or one
+    would wait for rows that the other never makes. `read` gives a file's bytes by name; an OSError of its own becomes
+    an ArtifactError. Raises ArtifactError naming the file that is missing or differs.
     """
     data = _read(read, MANIFEST)
     manifest = Manifest.from_json(data)
@@ -119,15 +135,38 @@ def check_artifact(read: Callable[[str], bytes], names: tuple[str, ...], *, vers
         raise ArtifactError(
             f"record stride {manifest.record_stride} does not fit this build's {manifest.dimensions.layout.stride}"
         )
-    for name in names:
-        expected = manifest.files.get(name)
-        if expected is None:
+    for name in (ITEM_TOWER, USER_PHASE, HEAD):
+        if name not in manifest.files:
             raise ArtifactError(f"{name} is not listed in {MANIFEST}")
+    for name, expected in manifest.files.items():
         if (digest := sha256(_read(read, name))) != expected:
             raise ArtifactError(
                 f"{name} has sha256 {digest[:16]}…, the manifest says {expected[:16]}…: corrupted or incomplete copy"
             )
     return manifest
+
+
+def path_of(uri: str) -> Path:
+    """The folder that a model version's `uri` names: a path or a file: URI. Raises ArtifactError for any other."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        raise ArtifactError(f"artifact {uri} cannot be read: only paths and file: URIs can")
+    return Path(unquote(parts.path) if parts.scheme else uri)
+
+
+def check_fit(manifest: Manifest, deployment: Deployment) -> None:
+    """Raise ArtifactError where a model was trained for another deployment or another build than this."""
+    for what, found, wanted in (
+        ("embedding_dim", manifest.dimensions.embedding_dim, deployment.embedding_dim),
+        ("signature_bits", manifest.dimensions.signature_bits, deployment.signature_bits),
+        ("signature_version", manifest.signature_version, deployment.signature_version),
+        ("window_fingerprint", manifest.window_fingerprint, FINGERPRINT),
+    ):
+        if found != wanted:
+            raise ArtifactError(
+                f"artifact {manifest.version} was trained for {what} {found}, this deployment has {wanted}: "
+                "train again with this deployment's settings"
+            )
 
 
 def _read(read: Callable[[str], bytes], name: str) -> bytes:

@@ -83,7 +83,7 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
             shutil.rmtree(hidden, ignore_errors=True)
     except OSError as error:
         raise BadInput(f"{final} cannot be written: {error}; choose another folder for artifacts") from error
-    check_artifact(lambda name: (final / name).read_bytes(), _ALL, version=manifest.version)
+    check_artifact(lambda name: (final / name).read_bytes(), version=manifest.version)
     return Exported(final, manifest)
 
 
@@ -183,7 +183,7 @@ def run_parts(folder: Path, manifest: Manifest) -> tuple[list[Any], list[Any]]:
 
 
 def _check(folder: Path, version: str, model: AIF) -> None:
-    manifest = check_artifact(lambda name: (folder / name).read_bytes(), _ALL, version=version)
+    manifest = check_artifact(lambda name: (folder / name).read_bytes(), version=version)
     tower, user_phase = run_parts(folder, manifest)
     dims = manifest.dimensions
     with torch.no_grad():

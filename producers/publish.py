@@ -14,13 +14,12 @@ from typing import Final
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from domain.artifact import HEAD, ITEM_TOWER, USER_PHASE, Manifest, check_artifact, sha256
-from domain.user_row import FINGERPRINT
+from domain.artifact import Manifest, check_artifact, check_fit, sha256
 from producers.connection import close_producer, consumer_client, producer_client, unavailable
 from producers.topics import require_topics
 from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import ArtifactError, BadInput, DecodeError, Unavailable
+from schemas.errors import BadInput, DecodeError, Unavailable
 from schemas.ids import hashed_id
 from schemas.records import ModelVersion
 
@@ -55,24 +54,8 @@ def artifact_folder(deployment: Deployment, artifact: str) -> Path:
 
 def check_for(deployment: Deployment, folder: Path) -> Manifest:
     """Check all files of an artifact, and that it fits this build and deployment. Raises ArtifactError."""
-
-    def read(name: str) -> bytes:
-        return (folder / name).read_bytes()
-
-    manifest = check_artifact(read, ())
-    names = sorted({ITEM_TOWER, USER_PHASE, HEAD, *manifest.files})
-    check_artifact(read, tuple(names), version=manifest.version)
-    for what, found, wanted in (
-        ("embedding_dim", manifest.dimensions.embedding_dim, deployment.embedding_dim),
-        ("signature_bits", manifest.dimensions.signature_bits, deployment.signature_bits),
-        ("signature_version", manifest.signature_version, deployment.signature_version),
-        ("window_fingerprint", manifest.window_fingerprint, FINGERPRINT),
-    ):
-        if found != wanted:
-            raise ArtifactError(
-                f"artifact {manifest.version} was trained for {what} {found}, this deployment has {wanted}: "
-                "train again with this deployment's settings"
-            )
+    manifest = check_artifact(lambda name: (folder / name).read_bytes())
+    check_fit(manifest, deployment)
     return manifest
 
 

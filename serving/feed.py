@@ -62,7 +62,7 @@ class Feed:
     ) -> None:
         self._deployment = deployment
         self._store = store
-        self._loader = VersionLoader(store, versions, deployment.signature_version)
+        self._loader = VersionLoader(store, versions, deployment)
         self._progress = progress
         self._freshness = freshness
         self._metrics = metrics

@@ -10,6 +10,7 @@ from typing import Final, cast
 
 from domain.artifact import MANIFEST, sha256
 from schemas.codec import codec
+from schemas.deployment import Deployment
 from schemas.errors import ArtifactError, DecodeError
 from schemas.records import ModelVersion
 from serving.store import Store
@@ -26,10 +27,10 @@ _log = logging.getLogger(__name__)
 class VersionLoader:
     """Belongs to the feed's event loop; `settle` is to be called often and never waits."""
 
-    def __init__(self, store: Store, versions: Versions, signature_version: str) -> None:
+    def __init__(self, store: Store, versions: Versions, deployment: Deployment) -> None:
         self._store = store
         self._versions = versions
-        self._signature_version = signature_version
+        self._deployment = deployment
         self._decode = codec("model_version").decode
         self._loading: asyncio.Task[None] | None = None
 
@@ -76,7 +77,7 @@ class VersionLoader:
 
     async def _load(self, record: ModelVersion) -> None:
         try:
-            model = await asyncio.to_thread(load_model, record, self._signature_version)
+            model = await asyncio.to_thread(load_model, record, self._deployment)
         except ArtifactError as error:
             self._versions.refuse(record["version"], str(error))
         else:

@@ -17,16 +17,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 from zipfile import BadZipFile
 
 import numpy as np
 
-from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
+from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, check_fit, path_of, sha256
 from domain.n2o import N2OLayout
-from domain.user_row import FINGERPRINT
+from schemas.deployment import Deployment
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ModelVersion
 from serving.kernels import Head
@@ -149,26 +147,20 @@ class Versions:
         self._store.keep(frozenset(version.slab.tag for version in (self.live, candidate) if version))
 
 
-def load_model(record: ModelVersion, signature_version: str) -> Model:
+def load_model(record: ModelVersion, deployment: Deployment) -> Model:
     """Check an announced artifact, load it and warm it. Slow (some 100 ms): not for the feed's event loop.
 
     Raises ArtifactError saying what is wrong with it.
     """
-    folder = _folder(record["uri"])
+    folder = path_of(record["uri"])
 
     def read(name: str) -> bytes:
         return (folder / name).read_bytes()
 
-    manifest = check_artifact(read, (USER_PHASE, HEAD), version=record["version"])
+    manifest = check_artifact(read, version=record["version"])
     if sha256(manifest.to_json()) != record["manifest_sha256"]:
         raise ArtifactError(f"{folder / MANIFEST} is not the manifest that was announced: its sha256 differs")
-    if manifest.window_fingerprint != FINGERPRINT:
-        raise ArtifactError("it was trained on other windows than this build folds: export it again with this version")
-    if manifest.signature_version != signature_version:
-        raise ArtifactError(
-            f"its signatures are {manifest.signature_version}, this deployment's {signature_version}: "
-            "set AIF_SIGNATURE_BITS, AIF_SIGNATURE_SEED and AIF_EMBEDDING_DIM as they were in training"
-        )
+    check_fit(manifest, deployment)
     phase = UserPhase(read(USER_PHASE), manifest.dimensions)
     phase.warm()
     try:
@@ -177,10 +169,3 @@ def load_model(record: ModelVersion, signature_version: str) -> Model:
     except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
         raise ArtifactError(f"{HEAD} cannot be read: {error}") from error
     return Model(manifest, phase, head)
-
-
-def _folder(uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.scheme not in ("", "file"):
-        raise ArtifactError(f"artifact {uri} cannot be read: only paths and file: URIs can")
-    return Path(unquote(parts.path) if parts.scheme else uri)

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import aiokafka
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -47,7 +50,7 @@ class FetchedBatch:
         """Offset of the last record: what Faust takes as the message's offset."""
         return int(self.records[-1].offset)
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes of keys and values."""
         return sum(len(record.key or b"") + len(record.value or b"") for record in self.records)
@@ -117,8 +120,10 @@ class _BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = self._ensure_consumer()
 
         async def seek() -> int:
-            consumer.seek(tp, offset)
-            self._consumed_to[tp] = offset
+            # Taken away in this moment: the rebalance that did it ends with another rewind, or without the partition.
+            with suppress(IllegalStateError):
+                consumer.seek(tp, offset)
+                self._consumed_to[tp] = offset
             return self._fetches + 1
 
         return int(await self.call_thread(seek))

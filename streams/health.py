@@ -68,9 +68,7 @@ def _partition(worker: Worker, partition: LanePartition) -> dict[str, Any]:
         "ready": partition.ready,
         "next_offset": cursor.expected if cursor else None,
         "lag": max(0, highwater - cursor.expected) if cursor and highwater is not None else None,
-        "rows_to_restore": sum(
-            left for tp, left in lane.remaining.items() if tp.partition == partition.partition and cursor is None
-        ),
+        "rows_to_restore": sum(partition.rows_to_restore.values()),
         "seconds_since_last_batch": None if since is None else round(time.monotonic() - since, 1),
     }
 

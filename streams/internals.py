@@ -12,6 +12,7 @@ from typing import Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.producer.sender import AddPartitionsToTxnHandler
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer
@@ -30,6 +31,7 @@ _ASSUMPTIONS: Final = (
     (AIOKafkaConsumerThread._create_worker_consumer, "isolation_level=isolation_level"),
     (AIOKafkaConsumer.__init__, "self._isolation_level = isolation_level"),
     (AIOKafkaConsumer.__init__, "self._fetch_max_wait_ms = fetch_max_wait_ms"),
+    (AddPartitionsToTxnHandler.handle_response, "return BACKOFF_OVERRIDE"),
     (FetchResult.getall, "self._update_position()"),
     (Consumer._filter_committable_offsets, "self._new_offset(tp)"),
     (Consumer._drain_messages, "r_offset is None or offset >= r_offset"),

@@ -20,6 +20,7 @@ from schemas.ids import entity_key
 from schemas.records import ItemRow, ItemUpdate
 from streams.fold import SourceRecord, TableReader, Writes
 from streams.intake import dead_letter, intake
+from streams.item_rows import encode_item_rows
 from streams.rollout import ItemModel
 from streams.store import Row
 
@@ -40,6 +41,9 @@ class ItemUpdatesFold:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._topic = deployment.topic(self.source)
+        self._signature_version = deployment.signature_version
+        #: item_id, event_time_ms, source_topic_id, source_offset of a row: what decides whether an update wins.
+        self._standing = codec("item_row").leading(4)
         self._model: ItemModel | None = None
         #: Where each partition's rebuild for the current model goes on; absent: finished or not begun.
         self._rebuilding: dict[int, tuple[str, bytes]] = {}
@@ -56,13 +60,14 @@ class ItemUpdatesFold:
         newest = _newest(valid)
         current = self._current(newest, tables)
         winners = [
-            self._row(update, source.offset, topic_id)
+            (source, update)
             for item, (source, update) in newest.items()
             if _wins(update, source.offset, topic_id, current.get(item))
         ]
-        self._sign(winners)
+        rows = [self._row(update, source.offset, topic_id) for source, update in winners]
+        self._sign(rows)
         return Writes(
-            rows={"items": _encoded(winners), SLOT: self._n2o(winners)},
+            rows={"items": encode_item_rows(rows, winners), SLOT: self._n2o(rows)},
             dead_letters=letters,
             max_event_time_ms=max(update["event_time_ms"] for _, update in valid),
             counts={"superseded": len(valid) - len(winners)},
@@ -103,11 +108,10 @@ class ItemUpdatesFold:
             valid = [pair for pair, good in zip(valid, finite, strict=True) if good]
         return valid, letters
 
-    def _current(self, items: Sequence[int] | dict[int, Any], tables: TableReader) -> dict[int, ItemRow]:
+    def _current(self, items: Sequence[int] | dict[int, Any], tables: TableReader) -> dict[int, dict[str, Any]]:
         ids = list(items)
         rows = tables.get_many("items", [entity_key(item) for item in ids])
-        decode = codec("item_row").decode
-        return {item: decode(row) for item, row in zip(ids, rows, strict=True) if row is not None}  # type: ignore[misc]
+        return {item: self._standing(row) for item, row in zip(ids, rows, strict=True) if row is not None}
 
     def _row(self, update: ItemUpdate, offset: int, topic_id: int) -> ItemRow:
         deleted = update["op"] == "delete"
@@ -125,7 +129,7 @@ class ItemUpdatesFold:
             embedding=update["embedding"],
             numeric=update["numeric"],
             signature=None,
-            signature_version=self._deployment.signature_version,
+            signature_version=self._signature_version,
         )
 
     def _sign(self, rows: list[ItemRow]) -> None:
@@ -153,15 +157,10 @@ def _newest(valid: list[tuple[SourceRecord, Any]]) -> dict[int, tuple[SourceReco
     return newest
 
 
-def _wins(update: ItemUpdate, offset: int, topic_id: int, row: ItemRow | None) -> bool:
+def _wins(update: ItemUpdate, offset: int, topic_id: int, row: dict[str, Any] | None) -> bool:
     """Whether an update replaces a row: by event time, then by offset where both are of the same topic."""
     if row is None:
         return True
     if update["event_time_ms"] != row["event_time_ms"]:
-        return update["event_time_ms"] > row["event_time_ms"]
-    return topic_id != row["source_topic_id"] or offset > row["source_offset"]
-
-
-def _encoded(rows: list[ItemRow]) -> list[Row]:
-    encode = codec("item_row").encode
-    return [(entity_key(row["item_id"]), encode(row)) for row in rows]
+        return bool(update["event_time_ms"] > row["event_time_ms"])
+    return bool(topic_id != row["source_topic_id"] or offset > row["source_offset"])

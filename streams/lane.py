@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import TopicPartition
 from faust.types import TP
@@ -20,13 +20,16 @@ from faust.types import TP
 from schemas.deployment import Deployment
 from schemas.errors import AifError
 from streams.batching import BatchConsumer, FetchedBatch
+from streams.changelog import ChangelogWriter
 from streams.failpoint import NO_FAILPOINT, Failpoint
 from streams.fold import Fold
 from streams.partition import LanePartition
+from streams.restore import ChangelogReader, Progress
 from streams.standby import Standby
+from streams.store import Store
 from streams.tables import BatchedTable
 
-__all__ = ["EXIT_CRASHED", "EXIT_UNAVAILABLE", "Lane"]
+__all__ = ["EXIT_CRASHED", "EXIT_UNAVAILABLE", "KafkaRim", "Lane", "Rim"]
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -35,13 +38,43 @@ Result = TypeVar("Result")
 EXIT_CRASHED: Final = 70
 EXIT_UNAVAILABLE: Final = 69
 
-#: Folds, torch and RocksDB run here, not on the loop: heartbeats and fetches go on beside them.
-_EXECUTOR: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="lane")
-
 
 def _exit(code: int) -> None:
     logging.shutdown()
     os._exit(code)
+
+
+class Rim(Protocol):
+    """Where a lane touches the world: replaced in tests by a simulated broker that crashes on schedule."""
+
+    def writer(self, source: TopicPartition) -> ChangelogWriter:
+        """The writer of a source partition's batches."""
+
+    def reader(self, stores: Mapping[TopicPartition, Store], progress: Progress) -> ChangelogReader:
+        """A reader of changelog partitions into stores."""
+
+    async def run(self, work: Callable[..., Result], *args: Any) -> Result:
+        """Blocking work, beside the loop."""
+
+
+class KafkaRim:
+    """The real one: Kafka, and executor threads for folds, torch and RocksDB, so that heartbeats go on beside them."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="lane")
+
+    def writer(self, source: TopicPartition) -> ChangelogWriter:
+        """See Rim."""
+        return ChangelogWriter(self._deployment.bootstrap_servers, self._deployment.group, source)
+
+    def reader(self, stores: Mapping[TopicPartition, Store], progress: Progress) -> ChangelogReader:
+        """See Rim."""
+        return ChangelogReader(self._deployment.bootstrap_servers, stores, progress)
+
+    async def run(self, work: Callable[..., Result], *args: Any) -> Result:
+        """See Rim."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
 
 
 class Lane:
@@ -53,6 +86,7 @@ class Lane:
         deployment: Deployment,
         fold: Fold,
         tables: dict[str, BatchedTable],
+        rim: Rim,
         *,
         failpoint: Failpoint = NO_FAILPOINT,
         exit_process: Callable[[int], None] = _exit,
@@ -62,9 +96,9 @@ class Lane:
         self.topic_id = 0
         self.partitions: dict[int, LanePartition] = {}
         self.standbys: dict[int, Standby] = {}
-        self.remaining: dict[TopicPartition, int] = {}
         self.failpoint = failpoint
         self._exit_process = exit_process
+        self.rim = rim
 
     @property
     def consumer(self) -> BatchConsumer:
@@ -117,19 +151,16 @@ class Lane:
             await asyncio.sleep(1)
             for partition in list(self.partitions.values()):
                 await partition.check_progress()
+                await partition.check_stall()
 
     def wake(self) -> None:
         """Tell the partitions that there is something to rebuild."""
         for partition in self.partitions.values():
             partition._wake.set()
 
-    def restoring(self, tp: TopicPartition, position: int, end: int) -> None:
-        """Note the progress of a restore, for health and logs."""
-        self.remaining[tp] = max(0, end - position)
-
     async def in_executor(self, work: Callable[..., Result], *args: Any) -> Result:
         """Run blocking work beside the loop."""
-        return await asyncio.get_running_loop().run_in_executor(_EXECUTOR, work, *args)
+        return await self.rim.run(work, *args)
 
     def fail(self, error: BaseException, tp: TP) -> None:
         """End the process: nothing of the batch in hand is committed, the restart takes it again."""

@@ -4,7 +4,7 @@ The record goes back to its source topic with its original key and value, to the
 is marked; both are one Kafka transaction, so no crash leaves one without the other. Replays of a source topic share a
 transactional id: a second one ends the first one's unfinished transaction and fences it, and reads the letters after
 that, so two at once cannot double a record either. And a record that was sent twice all the same, by a producer or
-because a letter was written anew when the log was read again, changes nothing: its event_id is the same.
+because a letter was written anew when the log was read again, changes nothing while its event_id is remembered.
 
 Transaction markers stand in the source topic behind the records: offsets of a source partition have gaps.
 """

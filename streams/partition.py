@@ -20,18 +20,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from schemas.codec import codec
-from schemas.errors import Corrupt
+from schemas.errors import Corrupt, Unavailable
 from schemas.ids import WATERMARK_KEY
 from schemas.records import Watermark
 from streams import metrics
 from streams.batching import FetchedBatch
-from streams.changelog import ChangelogWriter, Destination
+from streams.changelog import Destination
 from streams.cursor import Decision, SourceCursor
 from streams.fold import Writes
-from streams.restore import ChangelogReader
 from streams.store import Row
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 #: Bytes in hand above which fetched records of a partition are held back, and below which they flow again.
 _HIGH_BYTES: Final = 8 << 20
 _LOW_BYTES: Final = 2 << 20
+#: Without progress for this long, records waiting, the process ends: far beyond any batch, rebalance or broker pause.
+STALLED_S: Final = 60.0
 #: Records that one transaction takes at most; batches grow towards it under load.
 _BATCH_RECORDS: Final = 5_000
 
@@ -57,13 +59,16 @@ class LanePartition:
         self.cursor: SourceCursor | None = None
         self.watermark: Watermark | None = None
         self.last_batch_at: float | None = None
+        self._moved_at = time.monotonic()
         self.restored_rows = 0
+        #: Rows between a store and the end of its changelog, by changelog partition.
+        self.rows_to_restore: dict[TopicPartition, int] = {}
         self._pending: deque[FetchedBatch] = deque()
         self._pending_bytes = 0
         self._wake = asyncio.Event()
         self._in_hand = asyncio.Lock()
         self._suspended = False
-        self._writer = ChangelogWriter(lane.deployment.bootstrap_servers, lane.deployment.group, _kafka(self.tp))
+        self._writer = lane.rim.writer(_kafka(self.tp))
         self._task: asyncio.Task[None] | None = None
 
     # -- ownership -----------------------------------------------------------------------------------------------
@@ -87,6 +92,7 @@ class LanePartition:
     async def resume(self) -> None:
         """Go on: the rebalance left the partition here."""
         self._suspended = False
+        self._moved_at = time.monotonic()
         if self.cursor is not None:
             await self._rewind()
             self._release()
@@ -107,11 +113,11 @@ class LanePartition:
         try:
             await self._take_over()
             while True:
+                self._wake.clear()  # before looking: what is offered while we look must not be slept over
                 applied = await self._apply_next()
                 # One piece of rebuild after each batch: a loaded partition must not starve it, nor the reverse.
                 rebuilt = await self._rebuild_next()
                 if not applied and not rebuilt:
-                    self._wake.clear()
                     await self._wake.wait()
         except asyncio.CancelledError:
             raise
@@ -125,7 +131,7 @@ class LanePartition:
         for table in self.lane.tables.values():
             store = await self.lane.in_executor(table.open_partition, self.partition)
             stores[TopicPartition(self.lane.deployment.changelog(table.name), self.partition)] = store
-        async with ChangelogReader(self.lane.deployment.bootstrap_servers, stores, self.lane.restoring) as reader:
+        async with self.lane.rim.reader(stores, self._restoring) as reader:
             self.restored_rows = await reader.restore()
         self.watermark = next(iter(stores.values())).watermark
         expected = await self._first_offset()
@@ -137,6 +143,12 @@ class LanePartition:
         if not self._suspended:
             await self._rewind()
             self._release()
+
+    def _restoring(self, tp: TopicPartition, position: int, end: int) -> None:
+        left = max(0, end - position)
+        if left != self.rows_to_restore.get(tp):
+            self._moved_at = time.monotonic()
+        self.rows_to_restore[tp] = left
 
     async def _first_offset(self) -> int:
         """Where the tables stand in the source: the watermark's offset, or the log's start for new tables."""
@@ -177,6 +189,30 @@ class LanePartition:
                 "%s-%d: offsets %d to %d were lost on the way, fetching again", *self.tp, before, consumed_to
             )
             await self._rewind()
+
+    async def check_stall(self) -> None:
+        """Raise Unavailable where records wait and none has been applied for long; called now and then by the lane.
+
+        Nothing known leads here. A restart cures what is not known.
+        """
+        standing_s = time.monotonic() - self._moved_at
+        if standing_s < STALLED_S or self._suspended:
+            return
+        doing = "restoring"
+        if self.cursor is not None:
+            try:
+                end = (await self.lane.consumer.highwaters(self.tp))[self.tp]
+                position = await self.lane.consumer.position(self.tp) or 0
+            except KafkaError:
+                return  # no broker, or a rebalance: not a stall of ours
+            if position >= end and not self._pending:
+                self._moved_at = time.monotonic()
+                return
+            doing = f"at offset {self.cursor.expected} of {end}"
+        raise Unavailable(
+            f"{self.tp.topic}-{self.partition} has stood still for {standing_s:.0f} s, {doing}: {len(self._pending)} "
+            f"batches in hand, {'held' if self.tp in self.lane.consumer.held else 'not held'}"
+        )
 
     async def _next_records(self) -> tuple[list[Any], int] | None:
         """Records to apply next and the offset behind them; None when there are none in hand."""
@@ -231,15 +267,20 @@ class LanePartition:
                 return False
             assert self.cursor is not None
             records, end = taken
-            fold = self.lane.fold
-            writes = await self.lane.in_executor(fold.fold, self.partition, self.lane.topic_id, records, self)
-            oldest_ms = min((record.timestamp for record in records), default=0)
+            count = len(records)
+            oldest_ms = records[0].timestamp if records else 0  # LogAppendTime: it ascends
+            writes = await self.lane.in_executor(self._fold, records)
             self.lane.failpoint.reach("folded")
             await self._commit(writes, end, oldest_ms)
             self.cursor.advance(end)
-            self.last_batch_at = time.monotonic()
-            metrics.batch_applied(fold.source, len(records), writes)
+            self.last_batch_at = self._moved_at = time.monotonic()
+            metrics.batch_applied(self.lane.fold.source, count, writes)
             return True
+
+    def _fold(self, records: list[Any]) -> Writes:
+        writes = self.lane.fold.fold(self.partition, self.lane.topic_id, records, self)
+        records.clear()  # freed here, beside the loop
+        return writes
 
     async def _rebuild_next(self) -> bool:
         async with self._in_hand:

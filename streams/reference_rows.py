@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from domain.artifact import ITEM_TOWER, Manifest, check_artifact
+from domain.artifact import Manifest, check_artifact
 from domain.bf16 import from_bf16
 from domain.item_features import item_inputs
 from domain.n2o import Flag
@@ -70,6 +70,6 @@ class N2OOracle:
     def _model(self, tag: int) -> tuple[Manifest, LoadedTower]:
         if tag not in self._models:
             folder = self._artifacts[tag]
-            manifest = check_artifact(lambda name: (folder / name).read_bytes(), (ITEM_TOWER,))
+            manifest = check_artifact(lambda name: (folder / name).read_bytes())
             self._models[tag] = manifest, LoadedTower.open(folder, manifest)
         return self._models[tag]

@@ -45,9 +45,9 @@ class ChangelogReader:
         )
 
     async def __aenter__(self) -> ChangelogReader:
-        with translated("connecting to read changelogs"):
-            await self._consumer.start()
         try:
+            with translated("connecting to read changelogs"):
+                await self._consumer.start()
             await self._seek()
         except BaseException:
             await self._consumer.stop()

@@ -13,12 +13,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from domain.artifact import ITEM_TOWER, Manifest, check_artifact
+from domain.artifact import Manifest, check_artifact, check_fit, path_of
 from models.tower import LoadedTower, n2o_records
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -29,7 +28,7 @@ from streams import metrics
 from streams.intake import dead_letter
 from streams.store import Row
 
-__all__ = ["ItemModel", "ModelFollower", "artifact_folder"]
+__all__ = ["ItemModel", "ModelFollower"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +50,8 @@ class ItemModel:
     @classmethod
     def load(cls, folder: Path, version: str, deployment: Deployment) -> ItemModel:
         """Open and check an artifact. Raises ArtifactError where it is damaged or not of this deployment."""
-        manifest = check_artifact(lambda name: (folder / name).read_bytes(), (ITEM_TOWER,), version=version)
-        sizes = manifest.dimensions
-        if (sizes.embedding_dim, manifest.signature_version) != (
-            deployment.embedding_dim,
-            deployment.signature_version,
-        ):
-            raise ArtifactError(
-                f"model {version} was trained for {sizes.embedding_dim} embedding values and signatures "
-                f"{manifest.signature_version}; this deployment has {deployment.embedding_dim} and "
-                f"{deployment.signature_version}"
-            )
+        manifest = check_artifact(lambda name: (folder / name).read_bytes(), version=version)
+        check_fit(manifest, deployment)
         return cls(manifest, LoadedTower.open(folder, manifest))
 
     def n2o_rows(self, rows: list[ItemRow]) -> list[Row]:
@@ -121,7 +111,7 @@ class ModelFollower:
         except BadRecord as error:
             await self._refuse_record(record, error)
             return False
-        version, folder = announced["version"], artifact_folder(announced["uri"])
+        version, folder = announced["version"], path_of(announced["uri"])
         if self.model is not None and self.model.version == version:
             return True
         try:
@@ -145,9 +135,3 @@ class ModelFollower:
             await producer.send_and_wait(self._deployment.dead_letters("model-versions"), value, key=key)
         finally:
             await producer.stop()
-
-
-def artifact_folder(uri: str) -> Path:
-    """The folder that a model version's `uri` names: a path or a file:// URI."""
-    parsed = urlparse(uri)
-    return Path(unquote(parsed.path)) if parsed.scheme == "file" else Path(uri)

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from aiokafka import TopicPartition
 from faust.types import TP
 
-from streams.restore import ChangelogReader
-
 if TYPE_CHECKING:
     from streams.lane import Lane
 
@@ -50,7 +48,7 @@ class Standby:
             for table in self.lane.tables.values():
                 store = await self.lane.in_executor(table.open_partition, self.partition)
                 stores[TopicPartition(self.lane.deployment.changelog(table.name), self.partition)] = store
-            async with ChangelogReader(self.lane.deployment.bootstrap_servers, stores, self._note) as reader:
+            async with self.lane.rim.reader(stores, self._note) as reader:
                 logger.info("standby of %s-%d follows", self.lane.topic, self.partition)
                 await reader.follow()
         except asyncio.CancelledError:

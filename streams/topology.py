@@ -24,7 +24,7 @@ from streams.failpoint import Failpoint
 from streams.fold import Fold
 from streams.health import attach_health
 from streams.item_updates import ItemUpdatesFold
-from streams.lane import Lane
+from streams.lane import KafkaRim, Lane
 from streams.loop_watch import watch_loop
 from streams.rollout import ItemModel, ModelFollower
 from streams.sources import source_topic_ids
@@ -67,6 +67,7 @@ class Worker:
     deployment: Deployment
     settings: WorkerSettings
     app: faust.App
+    rim: KafkaRim
     failpoint: Failpoint
     lanes: list[Lane] = field(default_factory=list)
     follower: ModelFollower | None = None
@@ -160,7 +161,7 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         web_tables_enabled=False,
         web_router_enabled=False,
     )
-    worker = Worker(deployment, settings, app, Failpoint.parse(settings.failpoint))
+    worker = Worker(deployment, settings, app, KafkaRim(deployment), Failpoint.parse(settings.failpoint))
     items, users = ItemUpdatesFold(deployment), UserEventsFold(deployment)
     worker.lanes = [_attach(worker, items), _attach(worker, users)]
 
@@ -181,7 +182,7 @@ def _attach(worker: Worker, fold: Fold) -> Lane:
     app, deployment = worker.app, worker.deployment
     topic = app.topic(deployment.topic(fold.source), key_type=bytes, value_type=bytes, partitions=deployment.partitions)
     tables = {name: _table(worker, name) for name in fold.tables}
-    lane = Lane(app, deployment, fold, tables, failpoint=worker.failpoint)
+    lane = Lane(app, deployment, fold, tables, worker.rim, failpoint=worker.failpoint)
 
     async def agent(batches: Any) -> None:
         async for batch in batches:

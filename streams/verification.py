@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from domain.artifact import path_of
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, BadRecord
@@ -24,7 +25,6 @@ from schemas.ids import WATERMARK_KEY, entity_id
 from streams.checkpoint import Checkpoint, PartitionState
 from streams.oracle import ItemsOracle
 from streams.reference_rows import N2OOracle
-from streams.rollout import artifact_folder
 from streams.user_oracle import UsersOracle
 
 __all__ = ["Report", "verify"]
@@ -230,15 +230,19 @@ async def _published(consumer: AIOKafkaConsumer, deployment: Deployment) -> dict
     async for record in _read(consumer, tp, start, end):
         with suppress(BadRecord):  # refused by the workers too, and in the dead letters
             announced = codec("model_version").decode(record.value)
-            folders[int(announced["version"], 16)] = artifact_folder(announced["uri"])
+            folders[int(announced["version"], 16)] = path_of(announced["uri"])
     return folders
 
 
 async def _dead_letters(consumer: AIOKafkaConsumer, deployment: Deployment, lane: _Lane) -> set[tuple[int, int]]:
     tp = TopicPartition(deployment.dead_letters(lane.source), 0)
     start, end = await _bounds(consumer, tp)
-    letters = [codec("dead_letter").decode(record.value) async for record in _read(consumer, tp, start, end)]
-    return {(letter["partition"], letter["offset"]) for letter in letters}
+    found = set()
+    async for record in _read(consumer, tp, start, end):
+        with suppress(BadRecord):  # a foreign record in the topic is nobody's dead letter
+            letter = codec("dead_letter").decode(record.value)
+            found.add((letter["partition"], letter["offset"]))
+    return found
 
 
 async def _bounds(consumer: AIOKafkaConsumer, tp: TopicPartition) -> tuple[int, int]:

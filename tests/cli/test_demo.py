@@ -105,8 +105,7 @@ def test_ctrl_c_ends_everything_that_was_started(broker: Any, tmp_path: Path, st
         _, stderr = process.communicate(timeout=60)
     assert process.returncode not in (0, -signal.SIGINT), stderr
     assert "Traceback" not in stderr
-    left = {pid: (each, (Path("/proc") / str(pid) / "stat").read_text()) for pid, each in started.items() if (Path("/proc") / str(pid)).exists()}
-    assert not left
+    assert not started_by(tmp_path)
     options = ("--port", "--web-port")
     ports = [int(each[each.index(name) + 1]) for each in started.values() for name in options if name in each]
     assert len(ports) == 2 and not any(map(listens, ports))

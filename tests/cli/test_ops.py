@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from fleet import Traffic, WorkerProcess, create_topics, running, source_ends, verified, wait_for
+from fleet import Traffic, WorkerProcess, create_topics, drained, running, source_ends, verified, wait_for
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from cli import dead_letters, lag, tables
@@ -62,11 +62,12 @@ def records_of(deployment: Deployment, topic: str, partition: int) -> list[Any]:
         consumer.assign([tp])
         consumer.seek_to_beginning(tp)
         found: list[Any] = []
-        silent = 0
-        while silent < 3 and consumer.position(tp) < consumer.end_offsets([tp])[tp]:
-            fetched = consumer.poll(300).get(tp, [])
-            silent = 0 if fetched else silent + 1
-            found += fetched
+
+        def read_to_the_end() -> bool:
+            found.extend(consumer.poll(200).get(tp, []))
+            return bool(consumer.position(tp) >= consumer.end_offsets([tp])[tp])
+
+        wait_for(read_to_the_end, 30)
         return found
     finally:
         consumer.close()
@@ -85,7 +86,13 @@ def sent_again(deployment: Deployment) -> list[str]:
 
 def no_lag(deployment: Deployment) -> None:
     """Wait until every source record is applied."""
-    wait_for(lambda: sum(each.lag for each in asyncio.run(measure(deployment))) == 0, 40)
+    seen: list[Any] = []
+
+    def none() -> bool:
+        seen[:] = asyncio.run(measure(deployment))
+        return not any(each.lag for each in seen)
+
+    wait_for(none, 90, lambda: f"lag does not drain: {seen}")
 
 
 def write_letters(deployment: Deployment, count: int) -> list[str]:
@@ -172,6 +179,13 @@ def test_a_record_made_valid_is_replayed_once(deployment: Deployment) -> None:
         assert "user-events: 0 sent again, 1 were before" in again
         assert source_ends(deployment) == ends
         no_lag(deployment)
+        # A store is written after its changelog.
+        wait_for(
+            lambda: (
+                "event_ids" in CliRunner().invoke(tables.command, ["get", "users", "7", *options(deployment)]).output
+            ),
+            20,
+        )
         row = json.loads(aif(tables.command, deployment, "get", "users", "7"))
         assert row["event_ids"] == [70] and len(row["behaviours"]) == 1 and row["windows"]["7d"] == {"click": 1}
         verified(fixed)
@@ -225,7 +239,7 @@ def test_lag_and_tables_beside_a_running_worker(deployment: Deployment) -> None:
         assert before["total"]["without_owner"] == 2 * deployment.partitions
         with running(worker):
             no_lag(deployment)
-            worker.wait_ready(partitions=4)
+            drained(deployment, worker)  # a store is written after its changelog
             after = json.loads(aif(lag.command, deployment, "--json"))
             assert (after["total"]["lag"], after["total"]["without_owner"]) == (0, 0)
             assert "nobody" not in aif(lag.command, deployment)

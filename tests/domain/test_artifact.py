@@ -7,7 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
+from domain.artifact import (
+    HEAD,
+    ITEM_TOWER,
+    MANIFEST,
+    USER_PHASE,
+    Dimensions,
+    Manifest,
+    check_artifact,
+    check_fit,
+    sha256,
+)
+from domain.user_state import FINGERPRINT
+from schemas.deployment import Deployment
 from schemas.errors import ArtifactError
 
 SIZES = Dimensions(
@@ -49,8 +61,7 @@ def folder(manifest: Manifest) -> Folder:
 
 def test_a_good_artifact_passes(folder, manifest) -> None:
     """The manifest comes back equal, with the version asked for, whether some or all files are checked."""
-    assert check_artifact(folder.read, NAMES, version=manifest.version) == manifest
-    assert check_artifact(folder.read, (HEAD,)) == manifest
+    assert check_artifact(folder.read, version=manifest.version) == manifest
 
 
 def test_the_version_is_the_content(manifest) -> None:
@@ -66,7 +77,7 @@ def test_an_altered_file_is_named(folder, name) -> None:
     """One changed byte of any file is refused, naming the file."""
     folder[name] = folder[name][:-1] + b"!"
     with pytest.raises(ArtifactError, match=name):
-        check_artifact(folder.read, NAMES)
+        check_artifact(folder.read)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, *NAMES])
@@ -74,34 +85,52 @@ def test_a_missing_file_is_named(folder, name) -> None:
     """A file that cannot be read is an ArtifactError that names it."""
     del folder[name]
     with pytest.raises(ArtifactError, match=name):
-        check_artifact(folder.read, NAMES)
+        check_artifact(folder.read)
 
 
-def test_files_that_the_role_does_not_need_are_not_read(folder) -> None:
-    """A worker checks its tower alone."""
-    del folder[HEAD]
-    check_artifact(folder.read, (ITEM_TOWER,))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_manifest_that_leaves_a_part_out_is_refused(folder, name) -> None:
+    """An artifact without a tower, a user phase or a head is none, however its checksums fit."""
+    manifest = Manifest.from_json(folder[MANIFEST])
+    folder[MANIFEST] = replace(manifest, files={k: v for k, v in manifest.files.items() if k != name}).to_json()
+    with pytest.raises(ArtifactError, match=f"{name} is not listed"):
+        check_artifact(folder.read)
 
 
-def test_a_file_outside_the_manifest_is_refused(folder) -> None:
-    """Only listed files are vouched for."""
-    with pytest.raises(ArtifactError, match=r"extra\.bin is not listed"):
-        check_artifact(folder.read, ("extra.bin",))
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"embedding_dim": 32}, "embedding_dim"),
+        ({"signature_bits": 128}, "signature_bits"),
+        ({"signature_seed": 1}, "signature_version"),
+    ],
+)
+def test_a_model_of_another_deployment_is_refused_by_what_differs(folder, changes, what) -> None:
+    """A deployment with other embeddings or hyperplanes than the model was trained for refuses it by name."""
+    manifest = Manifest.from_json(folder[MANIFEST])
+    sizes = manifest.dimensions
+    ours = Deployment(embedding_dim=sizes.embedding_dim, signature_bits=sizes.signature_bits)
+    fitting = replace(manifest, signature_version=ours.signature_version, window_fingerprint=FINGERPRINT)
+    check_fit(fitting, ours)
+    with pytest.raises(ArtifactError, match=what):
+        check_fit(fitting, replace(ours, **changes))
+    with pytest.raises(ArtifactError, match="window_fingerprint"):
+        check_fit(replace(fitting, window_fingerprint=FINGERPRINT ^ 1), ours)
 
 
 def test_another_version_is_refused(folder) -> None:
     """The folder of one version does not pass for another."""
     with pytest.raises(ArtifactError, match="version"):
-        check_artifact(folder.read, NAMES, version="0" * 16)
+        check_artifact(folder.read, version="0" * 16)
 
 
 def test_a_reformatted_manifest_is_refused(folder, manifest) -> None:
     """The same content in other bytes has another sha256, which is not what its version says."""
     folder[MANIFEST] = json.dumps(json.loads(folder[MANIFEST])).encode()
     with pytest.raises(ArtifactError, match="altered"):
-        check_artifact(folder.read, NAMES, version=manifest.version)
+        check_artifact(folder.read, version=manifest.version)
     with pytest.raises(ArtifactError, match="altered"):
-        check_artifact(folder.read, NAMES)
+        check_artifact(folder.read)
 
 
 def test_another_stride_is_refused(folder, manifest) -> None:
@@ -109,7 +138,7 @@ def test_another_stride_is_refused(folder, manifest) -> None:
     other = replace(manifest, record_stride=512)
     folder[MANIFEST] = other.to_json()
     with pytest.raises(ArtifactError, match="stride"):
-        check_artifact(folder.read, NAMES, version=other.version)
+        check_artifact(folder.read, version=other.version)
 
 
 def test_another_format_is_refused(manifest) -> None:

@@ -16,7 +16,7 @@ import orjson
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
+from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
 from domain.n2o import Flag
 from domain.user_row import FINGERPRINT
 from domain.user_state import EventBatch, fold
@@ -36,7 +36,7 @@ SIZES = Dimensions(
     embedding_dim=64, signature_bits=64, category_buckets=8, item_numeric=3, vector_dim=4, bridges=3, tiers=8,
     behaviours=6, user_features=56, hidden=(5, 4),
 )  # fmt: skip
-SIGNATURE_VERSION = Deployment().signature_version
+DEPLOYMENT = Deployment()
 NOW_MS = 1_700_000_000_000
 
 
@@ -157,9 +157,10 @@ def make_artifact(tmp_path: Path) -> Callable[..., Artifact]:
     def make(seed: int, **fields) -> Artifact:
         buffer = io.BytesIO()
         np.savez(buffer, **tiny_head(seed))
-        files = {USER_PHASE: tiny_graph(seed), HEAD: buffer.getvalue()}
+        # Serving never loads the tower; its checksum is a part of the artifact all the same.
+        files = {USER_PHASE: tiny_graph(seed), HEAD: buffer.getvalue(), ITEM_TOWER: b"a tower"}
         described = {
-            "dimensions": SIZES, "signature_version": SIGNATURE_VERSION, "window_fingerprint": FINGERPRINT,
+            "dimensions": SIZES, "signature_version": DEPLOYMENT.signature_version, "window_fingerprint": FINGERPRINT,
             "record_stride": SIZES.layout.stride, "training": {"seed": seed},
         }  # fmt: skip
         manifest = Manifest(files={name: sha256(data) for name, data in files.items()}, **{**described, **fields})
@@ -258,7 +259,7 @@ class World:
         records = n2o_records(artifact.manifest.version_tag, ids, seed)
         self.apply("n2o_a", n2o_rows(records))
         self.versions.announce(artifact.record)
-        self.versions.loaded(load_model(self.versions.next_to_load(), SIGNATURE_VERSION))
+        self.versions.loaded(load_model(self.versions.next_to_load(), DEPLOYMENT))
         assert self.versions.advance()
         return records
 

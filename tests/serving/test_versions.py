@@ -15,7 +15,7 @@ from serving.scorer import StageClock
 from serving.user_phase import UserPhase
 from serving.versions import load_model
 from tests.serving.conftest import (
-    SIGNATURE_VERSION,
+    DEPLOYMENT,
     SIZES,
     item_rows,
     n2o_records,
@@ -29,8 +29,8 @@ ITEMS = range(40)
 
 
 def load(record):
-    """Load with this deployment's signatures."""
-    return load_model(record, SIGNATURE_VERSION)
+    """Load for this deployment."""
+    return load_model(record, DEPLOYMENT)
 
 
 def test_the_newest_version_goes_live_when_its_rows_reach_the_gate(world, make_artifact) -> None:
@@ -150,8 +150,8 @@ def test_an_announcement_that_does_not_fit_its_artifact_is_refused(make_artifact
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"window_fingerprint": 1}, "other windows"),
-        ({"signature_version": "srp-128x8-1"}, "signatures are srp-128x8-1"),
+        ({"window_fingerprint": 1}, "window_fingerprint 1,"),
+        ({"signature_version": "srp-128x8-1"}, "signature_version srp-128x8-1,"),
         ({"record_stride": 192}, "record stride 192"),
     ],
 )
