@@ -39,7 +39,8 @@ demo: install ## The whole system on a bundled log; JSON=1 prints the summary as
 	$(BIN)/aif demo $(if $(JSON),--json) $(if $(KEEP),--keep)
 
 bench: install ## Measure against rivals and physical limits in one run
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.lock --editable '.[$(EXTRAS),bench]'
+	$(BIN)/aif bench streams $(ARGS)
 
 lock: ## Write constraints.lock anew: the newest versions that pyproject.toml allows
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

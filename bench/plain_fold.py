@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from streams.fold import SourceRecord, TableReader, Writes
+from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
 from streams.store import Row
 
 __all__ = ["ROW_BYTES", "TABLE", "PlainFold", "counted", "new_row"]
@@ -57,6 +57,6 @@ class PlainFold:
             rows = [(key, new_row(*new)) for key, new in state.items()]  # type: ignore[misc]
         return Writes({TABLE: rows})
 
-    def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
         """Nothing: the rows depend on no model."""
-        return None
+        return Piece(None, at, more=False)

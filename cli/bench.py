@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -43,6 +45,7 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
 
     Needs the packages of extra [bench] and Java, as `aif broker start` does. Nothing else should run meanwhile.
     """
+    _find_checkout()
     missing = [name for name in ("bench", "confluent_kafka", "quixstreams") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(
@@ -86,6 +89,7 @@ def windows(as_json: bool, events: int, users: int, repetitions: int, with_broke
 
     With --broker also user events through the worker, on a broker of its own, as `aif bench streams` does.
     """
+    _find_checkout()
     missing = [name for name in ("bench", "numba", "pyarrow") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
@@ -110,6 +114,13 @@ def windows(as_json: bool, events: int, users: int, repetitions: int, with_broke
             click.echo(f"{name:40} {value:>12,}")
         elif name not in ("machine", "commit"):
             click.echo(f"{name:40} {json.dumps(value)}")
+
+
+def _find_checkout() -> None:
+    """The bench belongs to a checkout and is not installed; the console script does not look there by itself."""
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "bench" / "streams.py").is_file() and str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
 
 
 def _print(found: dict[str, Any]) -> None:

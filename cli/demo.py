@@ -42,24 +42,27 @@ def command(
     """Broker, topics, worker, replay of a real log, training, serving and queries, then one page of results.
 
     Uses the brokers it is told of (--bootstrap-servers, AIF_BOOTSTRAP_SERVERS) or a running local one; otherwise it
-    starts Apache Kafka as one local process. What it started it stops, also on Ctrl-C.
+    starts Apache Kafka as one local process. What it started it stops, also on Ctrl-C, and deletes its topics.
 
     \b
     Examples:
       aif demo                                  the bundled shop log
-      aif demo --keep                           leave it running, to look around
+      aif demo --keep                           leave it running, to look around; one at a time
+      aif demo --stop                           end it
       aif demo --dataset kuairand-exposures --path ../shared/data/kuairand-exposures
       aif demo --json                           for scripts: one JSON object on the last line
     """
     from rich.console import Console
 
-    from cli.demo_fleet import Fleet, stop_record
+    from cli.demo_fleet import Fleet, refuse_second, stop_record
     from cli.demo_page import page
     from cli.demo_story import Story
 
     if stop_kept:
-        click.echo(stop_record(deployment.data_dir))
+        click.echo(stop_record(deployment))
         return
+    if keep:
+        refuse_second(deployment.data_dir)  # now, and not after minutes
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job would ignore it
         signal.signal(number, _interrupt)
     console = Console(stderr=True)

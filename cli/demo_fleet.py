@@ -19,9 +19,9 @@ from cli.broker_probe import answers
 from cli.local_broker import LocalBroker
 from cli.processes import Process, spawn
 from schemas.deployment import Deployment
-from schemas.errors import AifError, Unavailable
+from schemas.errors import AifError, BadInput, Unavailable
 
-__all__ = ["Fleet", "Server", "stop_record"]
+__all__ = ["Fleet", "Server", "refuse_second", "stop_record"]
 
 Found = TypeVar("Found")
 
@@ -63,6 +63,7 @@ class Fleet:
         self._folder = outer.data_dir.absolute() / "demo" / prefix.rstrip("-")
         self._broker: LocalBroker | None = None
         self._processes: dict[str, Process] = {}
+        self._has_topics = False
         self.deployment = replace(outer, prefix=prefix, data_dir=self._folder)
         self.worker, self.server = Server(_free_port()), Server(_free_port())
         self.kept = False
@@ -75,12 +76,14 @@ class Fleet:
         servers = self._outer.bootstrap_servers
         if not answers(servers, within_s=2):
             broker = LocalBroker(self._outer.data_dir, self._env)
+            if broker.process is None:
+                self._broker = broker  # ours from before it starts: Ctrl-C may come meanwhile
             with self._console.status("starting Apache Kafka (one local process)"):
-                if broker.start():
-                    self._broker = broker
+                broker.start()
             servers = broker.bootstrap_servers
         self.deployment = replace(self.deployment, bootstrap_servers=servers)
         self._console.print(f"broker   {servers}")
+        self._has_topics = True
         self._console.print(f"topics   {len(create_topics(self.deployment))} with prefix {self.deployment.prefix}")
 
     def run(self, name: str, *arguments: str) -> None:
@@ -116,57 +119,83 @@ class Fleet:
         raise Unavailable(f"{what} took more than {within_s:.0f} s:\n{tails}")
 
     def keep(self) -> str:
-        """Leave everything running, recorded for `aif demo --stop`; what to tell the user."""
-        self.kept = True
+        """Leave everything running, recorded for `aif demo --stop`; what to tell the user.
+
+        Raises BadInput where another demo has been kept meanwhile.
+        """
         record = {
             "processes": {name: asdict(process) for name, process in self._processes.items()},
             "broker": self._broker is not None,
+            "bootstrap_servers": self.deployment.bootstrap_servers,
+            "prefix": self.deployment.prefix,
             "folder": str(self._folder),
         }
-        (self._outer.data_dir / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        try:
+            with (self._outer.data_dir / _RECORD).open("x") as stream:
+                stream.write(json.dumps(record, indent=1) + "\n")
+        except FileExistsError:
+            refuse_second(self._outer.data_dir)
+        self.kept = True
         variables = "\n".join(f"  export {name}={value}" for name, value in sorted(self.settings().items()))
         return (
             f"still running: server http://127.0.0.1:{self.server.port}, worker http://127.0.0.1:{self.worker.port}\n"
-            f"to use `aif` with it:\n{variables}\nto end it: aif demo --stop"
+            f"to use `aif` with it:\n{variables}\n"
+            f"to end it: aif demo --stop --data-dir {self._outer.data_dir.absolute()}"
         )
 
     def stop(self) -> None:
         """Stop what was started, last first; the tables and topics of the demo go with it."""
         for process in reversed(self._processes.values()):
             process.stop(_STOP_WITHIN_S)
+        if self._has_topics and (stay := _delete_topics(self.deployment)):
+            self._console.print(stay)
         if self._broker is not None:
             self._broker.stop()
-        else:
-            self._delete_topics()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _delete_topics(self) -> None:
-        from producers.connection import admin_client
-        from schemas.topics import all_topics
-
-        try:
-            with admin_client(self.deployment) as admin:
-                admin.delete_topics([self.deployment.topic(topic.name) for topic in all_topics()])
-        except AifError as error:
-            self._console.print(f"the demo's topics ({self.deployment.prefix}*) stay: {error}")
 
     def _tail(self, name: str) -> str:
         return "\n".join(self.log(name).read_text(errors="replace").splitlines()[-15:])
 
 
-def stop_record(data_dir: Path) -> str:
-    """Stop what `aif demo --keep` left; what to tell the user."""
-    path = data_dir / _RECORD
+def refuse_second(data_dir: Path) -> None:
+    """Raises BadInput where a demo is kept already: its record is the only way to end it."""
+    if (data_dir / _RECORD).exists():
+        raise BadInput(
+            f"a demo is kept already ({data_dir / _RECORD} has it): end it with `aif demo --stop`, or keep this one "
+            "in another --data-dir"
+        )
+
+
+def stop_record(outer: Deployment) -> str:
+    """Stop what `aif demo --keep` left, and delete its topics and tables; what to tell the user."""
+    path = outer.data_dir / _RECORD
     if not path.exists():
-        return "no kept demo is recorded here"
+        return f"no kept demo is recorded in {outer.data_dir}"
     record = json.loads(path.read_text())
     for process in reversed(record["processes"].values()):
         Process(**process).stop(_STOP_WITHIN_S)
+    stay = _delete_topics(replace(outer, bootstrap_servers=record["bootstrap_servers"], prefix=record["prefix"]))
     if record["broker"]:
-        LocalBroker(data_dir, {}).stop()
+        LocalBroker(outer.data_dir, {}).stop()
     shutil.rmtree(record["folder"], ignore_errors=True)
     path.unlink()
-    return f"stopped {', '.join(record['processes'])}{' and the broker' if record['broker'] else ''}"
+    stopped = f"stopped {', '.join(record['processes'])}{' and the broker' if record['broker'] else ''}"
+    return f"{stopped}\n{stay}" if stay else stopped
+
+
+def _delete_topics(deployment: Deployment) -> str:
+    """Delete what exists of a demo's topics; why they stay, empty where they do not."""
+    from producers.connection import admin_client
+    from schemas.topics import all_topics
+
+    try:
+        with admin_client(deployment) as admin:
+            ours = {deployment.topic(topic.name) for topic in all_topics()} & set(admin.list_topics())
+            if ours:
+                admin.delete_topics(sorted(ours))
+    except AifError as error:
+        return f"the demo's topics ({deployment.prefix}*) stay: {error}"
+    return ""
 
 
 def _free_port() -> int:

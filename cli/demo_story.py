@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cli.demo_fleet import Fleet
-from schemas.errors import Unavailable
+from schemas.errors import BadInput, Unavailable
 from schemas.ids import hashed_id
 from schemas.records import UserEvent
 
@@ -122,7 +122,7 @@ class Story:
         fleet = self._fleet
         fleet.run("worker", "worker", "--web-port", str(fleet.worker.port))
         fleet.run("server", "serve", "--port", str(fleet.server.port))
-        cast = self._timed("read", lambda: Cast.of(self._open(self._limit).entries()))
+        cast = self._timed("read", self._read)
         sent = self._timed("replay", lambda: self._replay(cast))
         self._timed("train", self._train)
         self._timed("build", self._await_model)
@@ -143,11 +143,20 @@ class Story:
 
         return open_dataset(self._dataset, self._path, limit=limit, embedding_dim=self._fleet.deployment.embedding_dim)
 
+    def _read(self) -> Cast:
+        cast = Cast.of(self._open(self._limit).entries())
+        if cast.events <= _LIVE_EVENTS:
+            raise BadInput(
+                f"{self._dataset} has {cast.events:,} user events; the demo holds {_LIVE_EVENTS:,} back to send at a "
+                "human pace: take a longer log, or a higher --limit"
+            )
+        return cast
+
     def _replay(self, cast: Cast) -> int:
         """Send the log but for its newest events; returns the number of entries sent."""
         from producers.replay import Options, Status, replay
 
-        dataset = self._open(max(1, cast.events - _LIVE_EVENTS))
+        dataset = self._open(cast.events - _LIVE_EVENTS)
         dataset.rejects_path = self._fleet.log("rejects").with_suffix(".jsonl")
         with Progress(console=self._console) as bars:
             bar = bars.add_task(f"replay   {self._dataset}", total=cast.events - _LIVE_EVENTS)
@@ -212,7 +221,7 @@ class Story:
         sender.close()
         self._summary.events_in += len(live)
         time.sleep(1)
-        _, body = self._fleet.server.get(f"/v1/freshness?window_s={time.monotonic() - started_s:.1f}")
+        body = self._answer(f"/v1/freshness?window_s={time.monotonic() - started_s:.1f}")
         tables = [each for name, each in body["tables"].items() if name in ("n2o_a", "users") and each["batches"]]
         self._summary.freshness_ms = {
             name: max((each[f"{name}_ms"] for each in tables), default=None) for name in ("p50", "p99")
@@ -220,9 +229,15 @@ class Story:
         self._console.print(f"live     {len(live):,} more records at {_LIVE_PER_S}/s")
 
     def _count(self) -> None:
-        _, ready = self._fleet.server.get("/readyz")
+        ready = self._answer("/readyz")
         self._summary.items, self._summary.users = ready["items"], ready["users"]
         self._summary.dead_letters = sum(self._dead_letters())
+
+    def _answer(self, path: str) -> Any:
+        status, body = self._fleet.server.get(path)
+        if status != 200:
+            raise Unavailable(f"the server answered {path} with {status or 'nothing'}: {body}")
+        return body
 
     def _dead_letters(self) -> Iterator[int]:
         from producers.connection import consumer_client
@@ -254,13 +269,15 @@ class Story:
             else:
                 stages.append(answer["stages_ms"])
         self._summary.rank_ms = _percentiles(times)
-        self._summary.stage_ms = {name: _percentiles([each[name] for each in stages]) for name in stages[0]}
+        names = stages[0] if stages else ()  # none where every query failed: the summary counts them
+        self._summary.stage_ms = {name: _percentiles([each[name] for each in stages]) for name in names}
 
     def _behave(self, cast: Cast) -> None:
         """One user's top items before and after a few new behaviours."""
         person = cast.users.most_common(20)[-1][0]
         candidates = sorted(cast.items)[:10_000]
-        seed = next(item for item, _ in cast.popular.most_common() if item not in cast.bought[person])
+        popular = [item for item, _ in cast.popular.most_common()]
+        seed = next((item for item in popular if item not in cast.bought[person]), popular[0])
         chosen = cast.alike(seed, _SHOWN)
         self._summary.person = person
         self._summary.chosen = [cast.title(item) for item in chosen]
@@ -273,7 +290,7 @@ class Story:
             "/v1/rank", {"user_id": person, "candidates": candidates, "top_k": _SHOWN}
         )
         if status != 200:
-            raise Unavailable(f"the server answered {status}: {answer}")
+            raise Unavailable(f"the server answered a rank query with {status or 'nothing'}: {answer}")
         return [cast.title(int(each["item_id"])) for each in answer["items"]]
 
     def _send_behaviour(self, person: int, items: list[int], newest_ms: int) -> None:

@@ -10,7 +10,7 @@ import click
 
 from cli.options import deployment_options
 from schemas.deployment import Deployment
-from schemas.errors import BadInput, Unavailable
+from schemas.errors import BadInput, Corrupt, Unavailable
 
 if TYPE_CHECKING:
     from streams.inspection import StoreFolder
@@ -149,7 +149,7 @@ def _described(store: StoreFolder) -> dict[str, Any]:
                 "changelog_offset": snapshot.changelog_offset,
                 "watermark": snapshot.watermark,
             }
-    except Unavailable as error:
+    except (Corrupt, Unavailable) as error:
         return shown | {"problem": str(error)}
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.options import deployment_options, require_broker
 from schemas.deployment import Deployment
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from streams.verification import Report
+
+__all__ = ["command", "report_lines"]
 
 
 @click.command(
@@ -20,7 +25,8 @@ __all__ = ["command"]
     epilog="""\b
 Examples:
   aif verify             exit status 0 where every row equals the log, 1 where one differs
-  aif verify --json      one JSON object with counts and the first differences
+  aif verify --json      one JSON object with counts, coverage and the first differences
+  aif verify --no-stores the topics only, not the tables on this machine's disk
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -30,10 +36,18 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to keep what was verified  [default: DATA_DIR/verify.checkpoint]",
 )
+@click.option(
+    "--stores/--no-stores", default=True, help="Compare the tables on this machine's disk too  [default: yes]"
+)
 @deployment_options
 @click.pass_context
-def command(context: click.Context, deployment: Deployment, as_json: bool, checkpoint_path: Path | None) -> None:
+def command(
+    context: click.Context, deployment: Deployment, as_json: bool, checkpoint_path: Path | None, stores: bool
+) -> None:
     """Recompute all tables from their source topics and compare them row by row.
+
+    Exit status 1 says that something differs, and nothing else does. Items without a vector of the newest model are
+    counted, not differences. Tables on this machine's disk are compared with what the topics say of them.
 
     Works on a running system (at the exact cut of the watermark rows) and on a stopped one. A run without differences
     leaves a checkpoint; where retention has since deleted the start of the log, the next run begins there and says so.
@@ -42,7 +56,7 @@ def command(context: click.Context, deployment: Deployment, as_json: bool, check
     from rich.console import Console
 
     from streams.checkpoint import Checkpoint
-    from streams.verification import Report, verify
+    from streams.verification import verify
 
     path = checkpoint_path or deployment.data_dir / "verify.checkpoint"
     checkpoint = Checkpoint.load(path)
@@ -52,18 +66,32 @@ def command(context: click.Context, deployment: Deployment, as_json: bool, check
         def progress(where: str, count: int) -> None:
             status.update(f"{where}: {count:,} records recomputed")
 
-        report: Report = asyncio.run(verify(deployment, progress, checkpoint))
+        report = asyncio.run(verify(deployment, progress, checkpoint, stores=stores))
     if report.equal:
         checkpoint.save(path)
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(report), "equal": report.equal}))
     else:
-        rows = ", ".join(f"{count:,} of {table}" for table, count in sorted(report.rows.items()))
-        click.echo(f"compared {rows or 'no rows'} with {report.source_records:,} source records")
-        click.echo(f"refused records: {report.refused_records:,}, without dead letter: {report.missing_dead_letters:,}")
-        for partition, offset in sorted(report.horizon.items()):
-            click.echo(f"{partition} was recomputed from offset {offset}, where the last verification stopped")
-        click.echo(f"differences: {report.differences:,}")
-        for difference in report.first_differences:
-            click.echo(f"  {difference}")
+        click.echo("\n".join(report_lines(report)))
     context.exit(0 if report.equal else 1)
+
+
+def report_lines(report: Report) -> Iterator[str]:
+    """The report as text for people."""
+    rows = ", ".join(f"{count:,} of {table}" for table, count in sorted(report.rows.items()))
+    yield f"compared {rows or 'no rows'} with {report.source_records:,} source records"
+    yield f"refused records: {report.refused_records:,}, without dead letter: {report.missing_dead_letters:,}"
+    if report.refused_then_acceptable_now:
+        yield f"  {report.refused_then_acceptable_now:,} of them would be accepted today; they were refused when read"
+    for partition, offset in sorted(report.horizon.items()):
+        yield f"{partition} was recomputed from offset {offset}, where the last verification stopped"
+    for table, found in sorted(report.coverage.items()):
+        model = f"model {found.version}" if found.version else "a model, of which none is published"
+        yield (
+            f"{table}: {found.current:,} of {found.items:,} live items have a row of {model}; "
+            f"{found.other_models:,} of another model, {found.missing:,} without"
+        )
+    if report.stores is not None:
+        yield f"on this machine: {len(report.stores)} stores, {sum(report.stores.values()):,} rows compared"
+    yield f"differences: {report.differences:,}"
+    yield from (f"  {difference}" for difference in report.first_differences)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from cli.options import deployment_options, require_broker
@@ -19,27 +21,46 @@ Examples:
   aif worker --instance-id pod-0                static membership: restarts move no partition
 """,
 )
-@click.option("--name", default="worker-0", show_default=True, help="Names this worker's folder of tables.")
-@click.option("--web-host", default="127.0.0.1", show_default=True, help="Where /readyz and /metrics listen.")
-@click.option("--web-port", default=6066, show_default=True, help="Port of /readyz and /metrics.")
+@click.option("--name", help="Names this worker's folder of tables.  [env: AIF_WORKER_NAME; default: worker-0]")
+@click.option("--web-host", help="Where /readyz and /metrics listen.  [env: AIF_WORKER_WEB_HOST; default: 127.0.0.1]")
+@click.option("--web-port", type=int, help="Port of /readyz and /metrics.  [env: AIF_WORKER_WEB_PORT; default: 6066]")
 @click.option(
-    "--session-timeout", default=20.0, show_default=True, help="Seconds until a silent worker loses its partitions."
+    "--session-timeout",
+    type=float,
+    help="Seconds until a silent worker loses its partitions.  [env: AIF_WORKER_SESSION_TIMEOUT_S; default: 20]",
 )
-@click.option("--instance-id", default="", help="Kafka group instance id (static membership); default: none.")
 @click.option(
-    "--standby-replicas", default=0, show_default=True, help="Warm copies of each partition on other workers."
+    "--instance-id", help="Kafka group instance id (static membership).  [env: AIF_WORKER_INSTANCE_ID; default: none]"
 )
-@click.option("--failpoint", default="", metavar="ACTION:STEP:COUNT", hidden=True, help="For crash tests.")
+@click.option(
+    "--standby-replicas",
+    type=int,
+    help="Warm copies of each partition on other workers.  [env: AIF_WORKER_STANDBY_REPLICAS; default: 0]",
+)
+@click.option(
+    "--broker-budget",
+    type=float,
+    help="Seconds without a broker until the worker ends itself.  [env: AIF_WORKER_BROKER_BUDGET_S; default: 60]",
+)
+@click.option(
+    "--reset-recreated",
+    is_flag=True,
+    default=None,
+    help="Where a source topic was deleted and made again: empty its tables and make them anew.",
+)
+@click.option("--failpoint", metavar="ACTION:STEP:COUNT", hidden=True, help="For crash tests.")
 @deployment_options
 def command(
     deployment: Deployment,
-    name: str,
-    web_host: str,
-    web_port: int,
-    session_timeout: float,
-    instance_id: str,
-    standby_replicas: int,
-    failpoint: str,
+    name: str | None,
+    web_host: str | None,
+    web_port: int | None,
+    session_timeout: float | None,
+    instance_id: str | None,
+    standby_replicas: int | None,
+    broker_budget: float | None,
+    reset_recreated: bool | None,
+    failpoint: str | None,
 ) -> None:
     """Run a stream worker: item updates and user events into tables and changelogs.
 
@@ -50,13 +71,16 @@ def command(
     from streams.topology import WorkerSettings, build_worker
     from streams.worker import run
 
-    settings = WorkerSettings(
+    settings = WorkerSettings.from_env(
+        os.environ,
         name=name,
         web_host=web_host,
         web_port=web_port,
         session_timeout_s=session_timeout,
         instance_id=instance_id,
         standby_replicas=standby_replicas,
+        broker_budget_s=broker_budget,
+        reset_recreated=reset_recreated,
         failpoint=failpoint,
     )
     run(build_worker(deployment, settings))

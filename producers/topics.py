@@ -12,7 +12,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from producers.connection import admin_client, unavailable
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
-from schemas.topics import Topic, all_topics
+from schemas.topics import TOPICS, Topic, all_topics
 
 __all__ = [
     "TopicState",
@@ -26,6 +26,11 @@ __all__ = [
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
+#: Of a source topic: what Kafka itself takes by default, said here so that no broker's setting changes it.
+_SOURCE_BYTES: Final = 2**20 + 12
+#: Of changelogs and dead letters. A row or letter made of a source record is a little larger than the record, and
+#: the limits are on compressed bytes: a sender that compresses better than a worker must not get it stuck.
+_DERIVED_BYTES: Final = 4 * 2**20
 #: Settings that are part of a topic's contract: another value means another meaning, not another tuning.
 _CONTRACT: Final = ("cleanup.policy", "message.timestamp.type")
 
@@ -51,8 +56,11 @@ def topic_configs(deployment: Deployment, topic: Topic) -> dict[str, str]:
 
     Compaction: segments close after an hour, records stay readable for ten minutes before they may be compacted and at
     most a day until they are; a deletion stays for a week, which is how long a reader's own copy may be behind.
+
+    What is made of a source record always fits where it goes: changelogs and dead letters take larger records.
     """
     configs = {
+        "max.message.bytes": str(_SOURCE_BYTES if topic.name in TOPICS else _DERIVED_BYTES),
         "cleanup.policy": topic.cleanup,
         "message.timestamp.type": topic.timestamps,
         "retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms),

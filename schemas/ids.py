@@ -15,6 +15,7 @@ import numpy.typing as npt
 import xxhash
 
 __all__ = [
+    "CHUNK_KEY_BYTES",
     "WATERMARK_KEY",
     "chunk_key",
     "chunk_of",
@@ -31,6 +32,9 @@ WATERMARK_KEY = b"watermark"
 _KEY = struct.Struct(">q")
 _CHUNK_KEY = struct.Struct(">qI")
 _INT64_MAX = 2**63 - 1
+
+#: Length of a chunk's key: an id and a chunk number.
+CHUNK_KEY_BYTES = _CHUNK_KEY.size
 
 
 def hashed_id(original: str) -> int:

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -213,7 +214,7 @@ class Feed:
         self._loader.settle(may_go_live=self._progress.caught_up)
 
     def _find_local(self) -> dict[TablePartition, FoundTable]:
-        return find_tables(self._folder, self._deployment.partitions) if self._folder else {}
+        return find_tables(self._folder, self._deployment) if self._folder else {}
 
     def _load_local(self, found: Mapping[TablePartition, FoundTable], ends: Mapping[TopicPartition, int] | None) -> int:
         """Read the tables of this host, once. With `ends`, a table that reaches beyond is of another changelog."""
@@ -236,18 +237,16 @@ class Feed:
         return rows
 
     def _load_table(self, at: TablePartition, path: Path, partition: TopicPartition) -> int:
+        rows = 0
         try:
-            table, rows = LocalTable(path), 0
-        except Unavailable as error:
+            with closing(LocalTable(path)) as table:
+                for keys, values in table.chunks():
+                    self._store.apply(at, keys, values)
+                    rows += len(keys)
+                self._next[partition] = 0 if table.changelog_offset is None else table.changelog_offset + 1
+        except Unavailable as error:  # a part of its rows may be in; the changelog, from its start, has them all
             _log.warning("%s", error)
             return 0
-        # The offset first, the rows after it: should they be newer, reading them again changes nothing.
-        offset = table.changelog_offset
-        for keys, values in table.chunks():
-            self._store.apply(at, keys, values)
-            rows += len(keys)
-        table.close()
-        self._next[partition] = 0 if offset is None else offset + 1
         return rows
 
     def _load_without_broker(self) -> None:

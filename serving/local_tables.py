@@ -1,33 +1,25 @@
 """Reading the workers' RocksDB tables where they lie on this host, while the workers may be writing them.
 
-A read-only handle sees the store as it was when it was opened: rows up to at least the changelog offset stored inside,
-and no half of a write batch. Reading the changelog from the next offset on then misses nothing.
+A snapshot is the store as it was when it was opened: rows up to at least the changelog offset stored inside, and no
+half of a write batch. Reading the changelog from the next offset on then misses nothing.
 """
 
 from __future__ import annotations
 
 import logging
-import struct
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from rocksdict import AccessType, Options, Rdict
-
-from schemas.errors import Unavailable
+from schemas.deployment import Deployment
+from schemas.errors import Corrupt, Unavailable
+from schemas.stores_on_disk import CHANGELOG_OFFSET_KEY, WORKER_FILE, StoreFolder, StoreSnapshot, worker_stores
 from serving.store import SERVED_TABLES, TablePartition
 
 __all__ = ["CHANGELOG_OFFSET_KEY", "FoundTable", "LocalTable", "find_tables"]
 
-#: Where a worker's table keeps the offset of the last changelog record inside, as 8 big-endian bytes.
-CHANGELOG_OFFSET_KEY: Final = b"\x00changelog-offset"
-
-_OFFSET: Final = struct.Struct(">q")
 _CHUNK_ROWS: Final = 8192
-_OPEN_ATTEMPTS: Final = 5  #: a compaction may remove a file between listing and opening it
-_RETRY_S: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -40,42 +32,66 @@ class FoundTable(NamedTuple):
 
 
 class LocalTable:
-    """One table partition on disk. Raises Unavailable where it cannot be opened."""
+    """One table partition on disk.
+
+    Raises Unavailable where it cannot be opened, or not be read to its end: its changelog is read instead, from the
+    beginning.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows = _open(path)
-        raw = self._rows.get(CHANGELOG_OFFSET_KEY)
+        self._rows = StoreSnapshot(path)
+        try:
+            offset = self._rows.changelog_offset
+        except (Corrupt, Unavailable) as error:
+            self.close()
+            raise Unavailable(f"table left out: {error}") from error
         #: Offset of the last changelog record applied to it; None for a store that never took one.
-        self.changelog_offset: int | None = None if raw is None else _OFFSET.unpack(raw)[0]
+        self.changelog_offset: int | None = None if offset < 0 else offset
 
     def chunks(self) -> Iterator[tuple[list[bytes], list[bytes]]]:
         """Keys and values of all rows, the watermark row included, a few thousand at a time."""
-        rows = ((key, value) for key, value in self._rows.items() if key != CHANGELOG_OFFSET_KEY)
-        while chunk := list(islice(rows, _CHUNK_ROWS)):
-            keys, values = zip(*chunk, strict=True)
-            yield list(keys), list(values)
+        rows = self._rows.all_rows()
+        try:
+            while chunk := list(islice(rows, _CHUNK_ROWS)):
+                keys, values = zip(*chunk, strict=True)
+                yield list(keys), list(values)
+        except Corrupt as error:
+            raise Unavailable(f"table left out: {error}") from error
 
     def close(self) -> None:
         """Give the files back."""
         self._rows.close()
 
 
-def find_tables(folder: Path, partitions: int) -> dict[TablePartition, FoundTable]:
-    """Newest store of each served partition under `<folder>/<worker>/<table>-<partition>.db`.
+def find_tables(folder: Path, deployment: Deployment) -> dict[TablePartition, FoundTable]:
+    """Newest store of each served partition of the deployment under `<folder>/<worker>/`.
 
-    A partition that moved between workers lies in several folders: the one with the highest changelog offset holds
-    all that the others do.
+    Other deployments' workers may share the folder; each says in its `worker.json` whose tables it has. A partition
+    that moved between workers lies in several folders: the one with the highest changelog offset holds all that the
+    others do.
     """
     found: dict[TablePartition, FoundTable] = {}
-    for table in SERVED_TABLES:
-        for partition in range(partitions):
-            at = TablePartition(table, partition)
-            for path in sorted(folder.glob(f"*/{table}-{partition}.db")):
-                offset = _offset_of(path)
-                if offset is not None and (at not in found or offset > found[at].changelog_offset):
-                    found[at] = FoundTable(path, offset)
+    for store in _stores(folder, deployment):
+        at, offset = TablePartition(store.table, store.partition), _offset_of(store.path)
+        if offset is not None and (at not in found or offset > found[at].changelog_offset):
+            found[at] = FoundTable(store.path, offset)
     return found
+
+
+def _stores(folder: Path, deployment: Deployment) -> Iterator[StoreFolder]:
+    ours = deployment.group, deployment.partitions
+    for described in sorted(folder.glob(f"*/{WORKER_FILE}")):
+        try:
+            stores = worker_stores(described.parent)
+        except (Corrupt, Unavailable) as error:
+            _log.warning("%s", error)
+            continue
+        for store in stores:
+            if (store.group, store.partitions) != ours:
+                _log.info("%s is of %s with %d partitions: left out", store.path, store.group, store.partitions)
+            elif store.table in SERVED_TABLES and store.partition < deployment.partitions:
+                yield store
 
 
 def _offset_of(path: Path) -> int | None:
@@ -86,16 +102,3 @@ def _offset_of(path: Path) -> int | None:
         return None
     table.close()
     return table.changelog_offset
-
-
-def _open(path: Path) -> Any:
-    for attempt in range(_OPEN_ATTEMPTS):
-        try:
-            return Rdict(str(path), Options(raw_mode=True), access_type=AccessType.read_only())
-        except Exception as error:  # rocksdict raises bare Exception for all that RocksDB says
-            if attempt == _OPEN_ATTEMPTS - 1:
-                raise Unavailable(
-                    f"table {path} cannot be opened for reading: {error}; its changelog is read instead"
-                ) from error
-            time.sleep(_RETRY_S)
-    raise AssertionError("unreachable")

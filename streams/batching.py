@@ -1,11 +1,11 @@
 """The consumer half of the lane: one Faust event per fetched partition batch.
 
-Faust's own path costs about 60 us per record, most of it per-message tasks. Here a fetch of one partition becomes one
-message whose value is a `FetchedBatch`, so that cost is paid per batch. Selected by the broker URL scheme `aif://`.
+Faust's own path makes tasks and messages for every record. Here a fetch of one partition becomes one message whose
+value is a `FetchedBatch`, so that cost is paid per batch. Selected by the broker URL scheme `aif://`.
 
 Faust neither commits nor seeks lane topics: the lane does both, in its transactions and from its cursor (cursor.py).
 Changelog partitions are in this consumer's assignment only because Faust's assignor places them; they are paused and
-read by changelog.py.
+read by restore.py.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return found
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing: Faust's stall detection compares clocks of two kinds; the lane has its own (lane.py)."""
+        """Nothing: Faust's stall detection compares clocks of two kinds; the lane has its own (partition.py)."""
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from streams.store import Row
 
-__all__ = ["Fold", "SourceRecord", "TableReader", "Writes"]
+__all__ = ["REBUILD_START", "Fold", "Piece", "RebuildPlace", "SourceRecord", "TableReader", "Writes"]
 
 
 class SourceRecord(Protocol):
@@ -50,6 +50,21 @@ class Writes:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
+#: Where a rebuild goes on: what it is for (a model version, a sweep's start, "" at first) and the key behind which to
+#: look next. Kept by the owner of the partition and lost with it: another owner may have written since.
+RebuildPlace = tuple[str, bytes]
+REBUILD_START: Final[RebuildPlace] = ("", b"")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a rebuild: what it changes (None: nothing), where to go on, and whether that is worthwhile now."""
+
+    writes: Writes | None
+    at: RebuildPlace
+    more: bool
+
+
 class Fold(Protocol):
     """One lane's logic."""
 
@@ -64,5 +79,5 @@ class Fold(Protocol):
     def fold(self, partition: int, topic_id: int, records: Sequence[Any], tables: TableReader) -> Writes:
         """The changes that a batch of source records makes."""
 
-    def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
-        """The next piece of work that no source record asked for, None where nothing is left."""
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
+        """The next piece of work that no source record asked for, of bounded size."""

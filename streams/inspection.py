@@ -1,25 +1,11 @@
-"""Reading the workers' tables on this machine while the workers write them.
-
-A snapshot opens a store through a folder of links to its files. Opening the folder itself would write into it: whatever
-the access type, rocksdict rewrites `rocksdict-config.json` there, not atomically, under a worker that may be starting.
-The open files keep the snapshot as it is, whatever the worker deletes afterwards.
-"""
+"""Reading the workers' tables on this machine while the workers write them: which there are, and what is in them."""
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
-
-from rocksdict import AccessType, Options, Rdict
+from typing import Final
 
 from domain.partitioner import partition_of
 from schemas.codec import codec
@@ -27,59 +13,28 @@ from schemas.deployment import Deployment
 from schemas.errors import BadInput, Unavailable
 from schemas.ids import WATERMARK_KEY, entity_key
 from schemas.records import Watermark
+from schemas.stores_on_disk import (
+    CHANGELOG_ID_KEY,
+    CHANGELOG_OFFSET_KEY,
+    WORKER_FILE,
+    StoreFolder,
+    StoreSnapshot,
+    worker_stores,
+)
 from schemas.topics import TABLES
-from streams.store import CHANGELOG_OFFSET_KEY
 
 __all__ = ["Snapshot", "StoreFolder", "find_row", "holder", "newest_stores", "store_folders"]
 
 _ENTITY_KEY_BYTES: Final = 8
-_OPEN_ATTEMPTS: Final = 40
-_RETRY_S: Final = 0.02
-_DATA_FILES: Final = (".log", ".sst", ".blob")
-_OFFSET: Final = struct.Struct(">q")
-
-
-@dataclass(frozen=True)
-class StoreFolder:
-    """A table partition of one worker on disk; `group` and `partitions` as the worker's folder says."""
-
-    table: str
-    partition: int
-    path: Path
-    group: str
-    partitions: int
-
-    @property
-    def worker(self) -> Path:
-        """The worker's folder."""
-        return self.path.parent
-
-    @property
-    def disk_bytes(self) -> int:
-        """Bytes of its files right now."""
-        total = 0
-        with os.scandir(self.path) as files:
-            for file in files:
-                try:
-                    total += file.stat(follow_symlinks=False).st_size
-                except FileNotFoundError:  # the worker has compacted it away
-                    continue
-        return total
 
 
 def store_folders(data_dir: Path) -> list[StoreFolder]:
-    """Every store of every worker of this machine, ordered by table, partition and worker."""
-    found = []
-    for described in sorted((data_dir / "tables").glob("*/worker.json")):
-        try:
-            description = json.loads(described.read_text())
-            group, partitions = str(description["group"]), int(description["partitions"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise Unavailable(f"{described} is no description of a worker's tables ({error}); try again") from error
-        for path in described.parent.glob("*.db"):
-            table, _, partition = path.stem.rpartition("-")
-            if table in TABLES and partition.isdigit():
-                found.append(StoreFolder(table, int(partition), path, group, partitions))
+    """Every store of every worker of this machine, ordered by table, partition and worker.
+
+    Raises Corrupt or Unavailable where a worker's folder does not say what it is.
+    """
+    workers = sorted(described.parent for described in (data_dir / "tables").glob(f"*/{WORKER_FILE}"))
+    found = [store for worker in workers for store in worker_stores(worker)]
     return sorted(found, key=lambda store: (store.table, store.partition, store.path))
 
 
@@ -114,92 +69,32 @@ def _has_open(pid: int, path: Path) -> bool:
         return False
 
 
-class Snapshot:
-    """A store as it was when this was opened: a prefix of its changelog. Raises Unavailable where it cannot be."""
+class Snapshot(StoreSnapshot):
+    """A worker's store as it was when this was opened; see StoreSnapshot for what it raises."""
 
     def __init__(self, store: StoreFolder) -> None:
+        super().__init__(store.path)
         self.store = store
-        self._links = tempfile.TemporaryDirectory(prefix="aif-tables-")
-        try:
-            self._db = self._open()
-        except Unavailable:
-            self._links.cleanup()
-            raise
-
-    def __enter__(self) -> Snapshot:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
-        self._links.cleanup()
-
-    @property
-    def changelog_offset(self) -> int:
-        """Offset of the last changelog record inside; -1 in an empty store."""
-        found = self._db.get(CHANGELOG_OFFSET_KEY)
-        return -1 if found is None else int(_OFFSET.unpack(found)[0])
 
     @property
     def watermark(self) -> Watermark | None:
         """The partition's watermark row, None before the first batch."""
-        found = self._db.get(WATERMARK_KEY)
+        found = self.get(WATERMARK_KEY)
         return None if found is None else codec("watermark").decode(found)  # type: ignore[return-value]
 
     @property
     def rows_estimate(self) -> int:
-        """Rows, without the watermark's and the offset's; RocksDB's estimate counts rewritten ones more than once."""
+        """Rows, chunks too, without the watermark's and the store's own; RocksDB counts rewritten ones repeatedly."""
         found = self._db.property_int_value("rocksdb.estimate-num-keys")
-        return max(0, int(found or 0) - (2 if self.changelog_offset >= 0 else 0))
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key, None where there is no row."""
-        value: bytes | None = self._db.get(key)
-        return value
+        others = sum(self.get(key) is not None for key in (WATERMARK_KEY, CHANGELOG_OFFSET_KEY, CHANGELOG_ID_KEY))
+        return max(0, int(found or 0) - others)
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values of all entities' rows in key order: ids ascend, negative ones behind the others.
 
         Chunks behind them are left out; their keys are longer.
         """
-        for key, value in self._db.items():
-            if len(key) == _ENTITY_KEY_BYTES:
-                yield key, value
-
-    def _open(self) -> Any:
-        for attempt in range(_OPEN_ATTEMPTS):
-            links = Path(self._links.name) / str(attempt)
-            links.mkdir()
-            with ExitStack() as files:
-                try:
-                    if _linked(self.store.path, links, files):
-                        return Rdict(str(links), Options(raw_mode=True), access_type=AccessType.read_only())
-                    why = "its files keep changing"
-                except Exception as error:  # rocksdict raises bare Exception for all that RocksDB says
-                    why = str(error)
-            time.sleep(_RETRY_S)
-        raise Unavailable(f"{self.store.path} cannot be opened for reading: {why}; try again")
-
-
-def _linked(store: Path, links: Path, files: ExitStack) -> bool:
-    """Fill `links` with a copy of the store's manifest and links to its data files, which `files` keeps open.
-
-    False where the manifest changed meanwhile. While it does not, no file that it names is deleted, nor any
-    write-ahead log with rows that are in none of them.
-    """
-    current = (store / "CURRENT").read_text()
-    manifest = store / current.strip()
-    copied = manifest.read_bytes()
-    (links / "CURRENT").write_text(current)
-    (links / manifest.name).write_bytes(copied)
-    for name in os.listdir(store):
-        if name.endswith(_DATA_FILES):
-            descriptor = os.open(store / name, os.O_RDONLY)
-            files.callback(os.close, descriptor)
-            # Through the descriptor, so that a file deleted before RocksDB opens it is still there.
-            (links / name).symlink_to(f"/dev/fd/{descriptor}")
-    return (store / "CURRENT").read_text() == current and manifest.stat().st_size == len(copied)
+        return (row for row in self.all_rows() if len(row[0]) == _ENTITY_KEY_BYTES)
 
 
 def newest_stores(deployment: Deployment, table: str) -> dict[int, StoreFolder]:

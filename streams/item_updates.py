@@ -18,7 +18,7 @@ from schemas.deployment import Deployment
 from schemas.errors import BadRecord
 from schemas.ids import entity_key
 from schemas.records import ItemRow, ItemUpdate
-from streams.fold import SourceRecord, TableReader, Writes
+from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
 from streams.intake import dead_letter, intake
 from streams.item_rows import encode_item_rows
 from streams.rollout import ItemModel
@@ -28,7 +28,7 @@ __all__ = ["SLOT", "ItemUpdatesFold"]
 
 #: The slot table that item vectors go to; a roll-out with more slots is decided by topic `rollout`.
 SLOT: Final = "n2o_a"
-#: Items recomputed per piece of a rebuild: tens of milliseconds, so that live updates wait no longer.
+#: Items looked at per piece of a rebuild: tens of milliseconds, so that live updates wait no longer.
 _REBUILD_ITEMS: Final = 2_000
 
 
@@ -45,8 +45,6 @@ class ItemUpdatesFold:
         #: item_id, event_time_ms, source_topic_id, source_offset of a row: what decides whether an update wins.
         self._standing = codec("item_row").leading(4)
         self._model: ItemModel | None = None
-        #: Where each partition's rebuild for the current model goes on; absent: finished or not begun.
-        self._rebuilding: dict[int, tuple[str, bytes]] = {}
 
     def use_model(self, model: ItemModel) -> None:
         """Compute item vectors with this model from now on; partitions recompute what other models made."""
@@ -73,27 +71,25 @@ class ItemUpdatesFold:
             counts={"superseded": len(valid) - len(winners)},
         )
 
-    def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
-        """The next items of the partition whose record is of another model, or of none."""
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
+        """The next items of the partition whose record is of another model, or of an older update than their row.
+
+        The latter come from updates that were applied while this worker had no model yet.
+        """
         model = self._model
         if model is None:
-            return None
-        version, after = self._rebuilding.get(partition, ("", b""))
-        if version != model.version:
-            after = b""
-        while keys := tables.entity_keys("items", after, _REBUILD_ITEMS):
-            after = keys[-1]
-            self._rebuilding[partition] = (model.version, after)
-            stale = [
-                key
-                for key, record in zip(keys, tables.get_many(SLOT, keys), strict=True)
-                if record is None or not model.made(record)
-            ]
-            if stale:
-                decode = codec("item_row").decode
-                rows: list[Any] = [decode(value) for value in tables.get_many("items", stale)]
-                return Writes({SLOT: self._n2o(rows)})
-        return None
+            return Piece(None, at, more=False)
+        keys = tables.entity_keys("items", at[1] if at[0] == model.version else b"", _REBUILD_ITEMS)
+        if not keys:
+            return Piece(None, (model.version, at[1]), more=False)
+        stale = [
+            row
+            for row, record in zip(tables.get_many("items", keys), tables.get_many(SLOT, keys), strict=True)
+            if row is not None and (record is None or not model.made(record, self._standing(row)))
+        ]
+        decode = codec("item_row").decode
+        rows: list[Any] = [decode(value) for value in stale]
+        return Piece(Writes({SLOT: self._n2o(rows)}) if rows else None, (model.version, keys[-1]), more=True)
 
     def _intake(
         self, partition: int, records: Sequence[SourceRecord]

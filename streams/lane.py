@@ -25,6 +25,7 @@ from streams.failpoint import NO_FAILPOINT, Failpoint
 from streams.fold import Fold
 from streams.partition import LanePartition
 from streams.restore import ChangelogReader, Progress
+from streams.sources import source_topic_ids
 from streams.standby import Standby
 from streams.store import Store
 from streams.tables import BatchedTable
@@ -37,6 +38,9 @@ Result = TypeVar("Result")
 #: Of sysexits.h, and those of the `aif` command.
 EXIT_CRASHED: Final = 70
 EXIT_UNAVAILABLE: Final = 69
+
+#: An orderly stop takes less than ten seconds, whatever the broker does.
+_STOP_WITHIN_S: Final = 7.0
 
 
 def _exit(code: int) -> None:
@@ -52,6 +56,9 @@ class Rim(Protocol):
 
     def reader(self, stores: Mapping[TopicPartition, Store], progress: Progress) -> ChangelogReader:
         """A reader of changelog partitions into stores."""
+
+    async def topic_id(self, topic: str) -> int:
+        """The head of a topic's id, as it is now."""
 
     async def run(self, work: Callable[..., Result], *args: Any) -> Result:
         """Blocking work, beside the loop."""
@@ -72,6 +79,11 @@ class KafkaRim:
         """See Rim."""
         return ChangelogReader(self._deployment.bootstrap_servers, stores, progress)
 
+    async def topic_id(self, topic: str) -> int:
+        """See Rim."""
+        ids = await asyncio.to_thread(source_topic_ids, self._deployment, [topic])
+        return ids[topic]
+
     async def run(self, work: Callable[..., Result], *args: Any) -> Result:
         """See Rim."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
@@ -88,12 +100,17 @@ class Lane:
         tables: dict[str, BatchedTable],
         rim: Rim,
         *,
+        reset_recreated: bool = False,
+        broker_budget_s: float = 60.0,
         failpoint: Failpoint = NO_FAILPOINT,
         exit_process: Callable[[int], None] = _exit,
     ) -> None:
         self.app, self.deployment, self.fold, self.tables = app, deployment, fold, tables
         self.topic = deployment.topic(fold.source)
-        self.topic_id = 0
+        #: Whether tables of a source topic that was made again are emptied and made anew from it.
+        self.reset_recreated = reset_recreated
+        #: How long a transaction may take, an absent broker included, before the process gives up.
+        self.broker_budget_s = broker_budget_s
         self.partitions: dict[int, LanePartition] = {}
         self.standbys: dict[int, Standby] = {}
         self.failpoint = failpoint
@@ -139,11 +156,15 @@ class Lane:
             self.partitions[number].start()
 
     async def stop(self) -> None:
-        """Let go of everything, in good order."""
-        for standby in self.standbys.values():
-            await standby.close()
-        for number in list(self.partitions):
-            await self._close(number)
+        """Let go of everything in good order; what the broker does not take in time, the next start takes again."""
+        try:
+            async with asyncio.timeout(_STOP_WITHIN_S):
+                for standby in self.standbys.values():
+                    await standby.close()
+                for number in list(self.partitions):
+                    await self._close(number)
+        except TimeoutError:
+            logger.error("%s: the broker takes no more batches, stopping without the last one", self.topic)
 
     async def watch(self) -> None:
         """Look after partitions that stand still; runs for the life of the worker."""
@@ -156,19 +177,31 @@ class Lane:
     def wake(self) -> None:
         """Tell the partitions that there is something to rebuild."""
         for partition in self.partitions.values():
-            partition._wake.set()
+            partition.wake()
 
     async def in_executor(self, work: Callable[..., Result], *args: Any) -> Result:
-        """Run blocking work beside the loop."""
-        return await self.rim.run(work, *args)
+        """Run blocking work beside the loop; a caller that is cancelled waits for it all the same.
+
+        Threads cannot be cancelled: what an abandoned one opens or writes would meet its successor's.
+        """
+        job = asyncio.ensure_future(self.rim.run(work, *args))
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            await asyncio.wait([job])
+            raise
 
     def fail(self, error: BaseException, tp: TP) -> None:
         """End the process: nothing of the batch in hand is committed, the restart takes it again."""
         retriable = isinstance(error, AifError) and error.retriable
         logger.critical(
             "%s-%d: %s: %s. Nothing of this batch is committed; ending the process so that it is taken again",
-            tp.topic, tp.partition, type(error).__name__, error, exc_info=not isinstance(error, AifError),
-        )  # fmt: skip
+            tp.topic,
+            tp.partition,
+            type(error).__name__,
+            error,
+            exc_info=None if isinstance(error, AifError) else error,
+        )
         self._exit_process(EXIT_UNAVAILABLE if retriable else EXIT_CRASHED)
 
     async def _close(self, number: int) -> None:

@@ -1,5 +1,8 @@
 """What table items must hold, recomputed from the log one record at a time (users: user_oracle.py).
 
+Whether a record counts is the log's own verdict: one that has a dead letter was refused, whatever today's settings say
+of it. Validity is recomputed for the others.
+
 The slow, plain counterpart of the folds, for `aif verify` and the tests: dictionaries and lists, no arrays, no batches,
 no state carried over. It shares with the folds only the contracts (record types, validity, window declarations and
 packed formats) and says in the plainest way what the design promises.
@@ -31,15 +34,21 @@ class ItemsOracle:
     def __init__(self, deployment: Deployment, topic_id: int) -> None:
         self._deployment, self._topic_id = deployment, topic_id
         self.newest: dict[int, tuple[int, dict[str, Any]]] = {}
+        #: Offsets of records that were not applied, and of those among them that today's settings would accept.
         self.refused: set[int] = set()
+        self.acceptable_now: set[int] = set()
 
-    def apply(self, record: SourceRecord) -> None:
+    def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
         """Take the next record of the log."""
         try:
             update: Any = codec("item_update").decode(record.value)
             check_item_update(update, record.key, record.timestamp, self._deployment)
         except BadRecord:
             self.refused.add(record.offset)
+            return
+        if has_letter:
+            self.refused.add(record.offset)
+            self.acceptable_now.add(record.offset)
             return
         offset, held = self.newest.get(update["item_id"], (-1, None))
         if held is None or (update["event_time_ms"], record.offset) > (held["event_time_ms"], offset):

@@ -1,6 +1,6 @@
 """One source partition's life in a worker: take over, restore, apply batches, let go.
 
-The write protocol of a batch (invariants 2 and 3 of topology.md):
+The write protocol of a batch:
 
 1. fold: the rows that change, computed from the batch and the tables as they are;
 2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, source offset;
@@ -31,7 +31,7 @@ from streams import metrics
 from streams.batching import FetchedBatch
 from streams.changelog import Destination
 from streams.cursor import Decision, SourceCursor
-from streams.fold import Writes
+from streams.fold import REBUILD_START, Writes
 from streams.store import Row
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class LanePartition:
         self._wake = asyncio.Event()
         self._in_hand = asyncio.Lock()
         self._suspended = False
+        self._topic_id = 0
+        self._rebuild_at = REBUILD_START
         self._writer = lane.rim.writer(_kafka(self.tp))
         self._task: asyncio.Task[None] | None = None
 
@@ -152,17 +154,39 @@ class LanePartition:
 
     async def _first_offset(self) -> int:
         """Where the tables stand in the source: the watermark's offset, or the log's start for new tables."""
-        start = (await self.lane.consumer.earliest_offsets(self.tp))[self.tp]
-        mark = self.watermark
-        if mark is None or mark["source_topic_id"] != self.lane.topic_id:
-            return int(start)
-        if mark["next_source_offset"] < start:
+        self._topic_id = await self.lane.rim.topic_id(self.lane.topic)
+        start = int((await self.lane.consumer.earliest_offsets(self.tp))[self.tp])
+        mark, name = self.watermark, f"{self.tp.topic}-{self.partition}"
+        if mark is None:
+            return start
+        if mark["source_topic_id"] != self._topic_id:
+            if not self.lane.reset_recreated:
+                raise Corrupt(
+                    f"{name} is not the topic that its tables were made from: it was deleted and made again. With "
+                    "--reset-recreated the tables are emptied and made anew from it"
+                )
+            await self._reset(start)
+            return start
+        expected, end = mark["next_source_offset"], int((await self.lane.consumer.highwaters(self.tp))[self.tp])
+        if expected < start:
             raise Corrupt(
-                f"{self.tp.topic}-{self.partition} starts at offset {start}, the tables stand at "
-                f"{mark['next_source_offset']}: retention has deleted records never applied. Restore them, or "
-                "reset the tables and replay"
+                f"{name} starts at offset {start}, the tables stand at {expected}: retention has deleted records never "
+                "applied. Restore them, or reset the tables and replay"
             )
-        return mark["next_source_offset"]
+        if expected > end:
+            raise Corrupt(
+                f"{name} ends at offset {end}, the tables stand at {expected}: records that were applied are gone"
+            )
+        return expected
+
+    async def _reset(self, start: int) -> None:
+        """Delete every row of the lane's tables: the source is another log, and a recompute of it has none of them."""
+        logger.warning("%s-%d: another topic than before, emptying its tables", self.tp.topic, self.partition)
+        self.watermark = None
+        for name, table in self.lane.tables.items():
+            store = table.stores[self.partition]
+            while keys := await self.lane.in_executor(store.row_keys, _BATCH_RECORDS):
+                await self._commit(Writes({name: [(key, None) for key in keys]}), start, 0)
 
     # -- batches in ----------------------------------------------------------------------------------------------
 
@@ -176,6 +200,10 @@ class LanePartition:
             self.lane.consumer.held.add(self.tp)
         self._wake.set()
 
+    def wake(self) -> None:
+        """There may be something to rebuild."""
+        self._wake.set()
+
     async def check_progress(self) -> None:
         """Fetch again what was handed out and never arrived; called every second by the lane."""
         if not self.ready or self._pending or self._in_hand.locked():
@@ -184,7 +212,9 @@ class LanePartition:
         before = self.cursor.expected
         consumed_to = await self.lane.consumer.consumed_to(self.tp)
         await asyncio.sleep(0.5)  # what is on its way through Faust's queues arrives within milliseconds
-        if self.ready and not self._pending and self.cursor.expected == before < (consumed_to or 0):
+        if not self.ready or self._pending or self._in_hand.locked():
+            return
+        if self.cursor.expected == before < (consumed_to or 0):
             logger.warning(
                 "%s-%d: offsets %d to %d were lost on the way, fetching again", *self.tp, before, consumed_to
             )
@@ -278,7 +308,7 @@ class LanePartition:
             return True
 
     def _fold(self, records: list[Any]) -> Writes:
-        writes = self.lane.fold.fold(self.partition, self.lane.topic_id, records, self)
+        writes = self.lane.fold.fold(self.partition, self._topic_id, records, self)
         records.clear()  # freed here, beside the loop
         return writes
 
@@ -286,13 +316,13 @@ class LanePartition:
         async with self._in_hand:
             if self._suspended:
                 return False
-            writes = await self.lane.in_executor(self.lane.fold.rebuild, self.partition, self)
-            if writes is None:
-                return False
-            assert self.cursor is not None
-            await self._commit(writes, self.cursor.expected, 0)
-            metrics.rebuilt(self.lane.fold.source, writes)
-            return True
+            piece = await self.lane.in_executor(self.lane.fold.rebuild, self.partition, self, self._rebuild_at)
+            if piece.writes is not None:
+                assert self.cursor is not None
+                await self._commit(piece.writes, self.cursor.expected, 0)
+                metrics.rebuilt(self.lane.fold.source, piece.writes)
+            self._rebuild_at = piece.at
+            return bool(piece.more)
 
     async def _commit(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> None:
         mark = self._mark(writes, next_offset, oldest_append_time_ms)
@@ -305,7 +335,7 @@ class LanePartition:
         if writes.dead_letters:
             rows[deployment.dead_letters(self.lane.fold.source), 0] = writes.dead_letters
         with metrics.transaction_seconds.labels(self.lane.fold.source).time():
-            last = await self._writer.write(rows, next_offset, lambda: self.lane.failpoint.reach("sent"))
+            last = await self._written(rows, next_offset)
         self.lane.failpoint.reach("committed")
         for table in self.lane.tables.values():
             to = (deployment.changelog(table.name), self.partition)
@@ -314,10 +344,20 @@ class LanePartition:
         self.lane.failpoint.reach("stored")
         self.watermark = mark
 
+    async def _written(self, rows: dict[Destination, list[Row]], next_offset: int) -> dict[Destination, int]:
+        """One transaction, within the budget: aiokafka itself would wait for an absent broker for ever."""
+        sent = self._writer.write(rows, next_offset, lambda: self.lane.failpoint.reach("sent"))
+        try:
+            return await asyncio.wait_for(sent, self.lane.broker_budget_s)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the broker took no batch of {self.tp.topic}-{self.partition} for {self.lane.broker_budget_s:.0f} s"
+            ) from error
+
     def _mark(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> Watermark:
         before = self.watermark["max_event_time_ms"] if self.watermark else 0
         return Watermark(
-            source_topic_id=self.lane.topic_id,
+            source_topic_id=self._topic_id,
             next_source_offset=next_offset,
             max_event_time_ms=max(before, writes.max_event_time_ms or 0),
             oldest_append_time_ms=oldest_append_time_ms,

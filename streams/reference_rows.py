@@ -30,7 +30,7 @@ class N2OOracle:
 
     def difference(self, row: ItemRow, encoded: bytes) -> str:
         """What is wrong with the record of an item; empty where it is right."""
-        tag = int.from_bytes(encoded[32:40], "little")
+        tag = self.version_tag(encoded)
         if tag not in self._artifacts:
             return f"its model version {tag:016x} is not among the published ones"
         manifest, tower = self._model(tag)
@@ -47,6 +47,11 @@ class N2OOracle:
             if not np.allclose(from_bf16(record[name]), expected, rtol=_TOLERANCE, atol=_TOLERANCE):
                 return f"{name} is not what model {manifest.version} makes of the item"
         return ""
+
+    @staticmethod
+    def version_tag(encoded: bytes) -> int:
+        """Version of the model that a record names, whatever its layout."""
+        return int.from_bytes(encoded[32:40], "little")
 
     def _exact(self, row: ItemRow, manifest: Manifest) -> dict[str, Any]:
         signature = row["signature"]

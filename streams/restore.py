@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.errors import Corrupt
 from streams.changelog import translated
+from streams.sources import topic_ids
 from streams.store import Store
 
 __all__ = ["ChangelogReader", "Progress"]
@@ -29,12 +30,12 @@ _FETCH_BYTES: Final = 8 << 20
 class ChangelogReader:
     """Reads some changelog partitions into their stores; an async context manager.
 
-    A store that is ahead of its changelog belongs to another broker or a re-created topic: Corrupt. Errors of Kafka
-    become Unavailable.
+    A store that is the copy of another topic, one that was deleted and made again, is emptied first (see
+    `Store.be_copy_of`). One that is ahead of its changelog all the same: Corrupt. Errors of Kafka become Unavailable.
     """
 
     def __init__(self, bootstrap_servers: str, stores: Mapping[TopicPartition, Store], progress: Progress) -> None:
-        self._stores, self._progress = stores, progress
+        self._servers, self._stores, self._progress = bootstrap_servers, stores, progress
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             isolation_level="read_committed",
@@ -48,6 +49,7 @@ class ChangelogReader:
         try:
             with translated("connecting to read changelogs"):
                 await self._consumer.start()
+            await self._know_topics()
             await self._seek()
         except BaseException:
             await self._consumer.stop()
@@ -74,8 +76,15 @@ class ChangelogReader:
         """Read for ever."""
         with translated("following changelogs"):
             while True:
+                self._see_ends()
                 await self._behind(set(self._stores))
                 await self._apply_next(set(self._stores))
+
+    async def _know_topics(self) -> None:
+        """See to it that every store is a copy of the topic that there is now."""
+        ids = await asyncio.to_thread(topic_ids, self._servers, sorted({tp.topic for tp in self._stores}))
+        for tp, store in self._stores.items():
+            await _to_the_end(store.be_copy_of, ids[tp.topic])
 
     async def _seek(self) -> None:
         consumer, tps = self._consumer, list(self._stores)
@@ -86,10 +95,15 @@ class ChangelogReader:
             if store.changelog_offset >= self._ends[tp]:
                 raise Corrupt(
                     f"{store.folder} holds offset {store.changelog_offset} of {tp.topic}-{tp.partition}, which ends at "
-                    f"{self._ends[tp]}: the topic was re-created or the broker is another one. Move the folder away, "
-                    "start again"
+                    f"{self._ends[tp]}: the topic has lost records, or the store is of one that was deleted and made "
+                    "again. Move the folder away, start again"
                 )
             consumer.seek(tp, max(store.changelog_offset + 1, starts[tp]))
+
+    def _see_ends(self) -> None:
+        """Take the ends that came with the last fetch: a follower's move on."""
+        for tp in self._stores:
+            self._ends[tp] = max(self._ends[tp], self._consumer.last_stable_offset(tp) or 0)
 
     async def _behind(self, tps: set[TopicPartition]) -> set[TopicPartition]:
         """Those of the partitions that are not at their end yet; markers behind the last row count as read."""
@@ -102,9 +116,18 @@ class ChangelogReader:
         return behind
 
     async def _apply_next(self, tps: set[TopicPartition]) -> int:
-        loop = asyncio.get_running_loop()
         fetched = await self._consumer.getmany(*tps, timeout_ms=200, max_records=_ROWS)
         for tp, records in fetched.items():
             rows = [(record.key, record.value) for record in records]
-            await loop.run_in_executor(None, self._stores[tp].put_many, rows, records[-1].offset)
+            await _to_the_end(self._stores[tp].put_many, rows, records[-1].offset)
         return sum(map(len, fetched.values()))
+
+
+async def _to_the_end(work: Callable[..., None], *args: Any) -> None:
+    """Run in a thread; a reader that is cancelled waits for it all the same: the store is closed next."""
+    job = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise

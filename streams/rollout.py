@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -25,12 +26,16 @@ from schemas.errors import ArtifactError, BadRecord
 from schemas.ids import entity_key
 from schemas.records import ItemRow
 from streams import metrics
+from streams.changelog import translated
 from streams.intake import dead_letter
 from streams.store import Row
 
 __all__ = ["ItemModel", "ModelFollower"]
 
 logger = logging.getLogger(__name__)
+
+#: source_topic_id and source_offset, neighbours in an N2O record.
+_SOURCE: Final = struct.Struct("<qq")
 
 
 class ItemModel:
@@ -43,8 +48,9 @@ class ItemModel:
         self._tower = tower
         self._tower_lock = threading.Lock()  # partitions fold in several executor threads
         self._prefix = codec("n2o_row").bytes_prefix(self._layout.stride)
-        field_offset = self._layout.dtype.fields["version"][1]  # type: ignore[index]
-        self._tag_at = len(self._prefix) + field_offset
+        places: Any = self._layout.dtype.fields
+        self._tag_at = len(self._prefix) + places["version"][1]
+        self._source_at = len(self._prefix) + places["source_topic_id"][1]
         self._tag_bytes = np.uint64(self._tag).astype("<u8").tobytes()
 
     @classmethod
@@ -64,9 +70,13 @@ class ItemModel:
             for row, at in zip(rows, range(0, len(raw), stride), strict=True)
         ]
 
-    def made(self, value: bytes) -> bool:
-        """Whether an encoded N2O row is of this version and layout."""
-        return value.startswith(self._prefix) and value[self._tag_at : self._tag_at + 8] == self._tag_bytes
+    def made(self, value: bytes, standing: Mapping[str, Any]) -> bool:
+        """Whether an encoded N2O row is of this version and layout, and of the update that the item row stands at."""
+        return (
+            value.startswith(self._prefix)
+            and value[self._tag_at : self._tag_at + 8] == self._tag_bytes
+            and _SOURCE.unpack_from(value, self._source_at) == (standing["source_topic_id"], standing["source_offset"])
+        )
 
 
 class ModelFollower:
@@ -78,7 +88,11 @@ class ModelFollower:
         self.model: ItemModel | None = None
 
     async def run(self) -> None:
-        """Follow the topic until cancelled."""
+        """Follow the topic until cancelled. Raises Unavailable where the broker is gone for too long."""
+        with translated(f"reading {self._topic}"):
+            await self._follow()
+
+    async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._deployment.bootstrap_servers,
             auto_offset_reset="earliest",
@@ -111,11 +125,11 @@ class ModelFollower:
         except BadRecord as error:
             await self._refuse_record(record, error)
             return False
-        version, folder = announced["version"], path_of(announced["uri"])
+        version = announced["version"]
         if self.model is not None and self.model.version == version:
             return True
         try:
-            model = await asyncio.to_thread(ItemModel.load, folder, version, self._deployment)
+            model = await asyncio.to_thread(ItemModel.load, path_of(announced["uri"]), version, self._deployment)
         except ArtifactError as error:
             metrics.models_refused.inc()
             in_use = self.model.version if self.model else "none"

@@ -8,8 +8,8 @@ WriteBatch, so they cannot disagree.
 from __future__ import annotations
 
 import logging
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -19,21 +19,24 @@ from schemas.codec import codec
 from schemas.errors import AifError, Corrupt, Unavailable
 from schemas.ids import WATERMARK_KEY
 from schemas.records import Watermark
+from schemas.stores_on_disk import (
+    CHANGELOG_ID_KEY,
+    CHANGELOG_OFFSET_KEY,
+    is_damage,
+    number_of,
+    packed_number,
+    rows_of,
+)
 
-__all__ = ["CHANGELOG_OFFSET_KEY", "Row", "Store"]
+__all__ = ["Row", "Store"]
 
 logger = logging.getLogger(__name__)
-
-#: Where a store keeps the offset of the last changelog record it contains: 8 bytes, big-endian int64.
-CHANGELOG_OFFSET_KEY: Final = b"\x00changelog-offset"
 
 #: Key and value of a table row; None deletes.
 Row = tuple[bytes, bytes | None]
 
-#: How RocksDB's messages begin where files contradict themselves, in contrast to a disk that is full or gone.
-_DAMAGE: Final = ("Corruption", "Invalid argument", "IO error: No such file")
-
-_OFFSET: Final = struct.Struct(">q")
+#: How RocksDB's messages begin where a folder's lock is taken, by this process or another.
+_LOCKED: Final = ("IO error: lock hold by", "IO error: While lock file")
 _MIB: Final = 1 << 20
 #: Shared by all stores of a process; RocksDB's default would be one cache per store.
 _BLOCK_CACHE: Final = Cache(64 * _MIB)
@@ -61,8 +64,9 @@ class Store:
     """Rows of one table partition. Not for use by two threads at once, except reads beside a writer.
 
     A folder that RocksDB finds damaged, now or in an earlier run, is moved aside (`*.damaged-N`) and the store begins
-    empty: recovery rebuilds it from the changelog. Raises Unavailable where another process holds the folder or the
-    disk fails.
+    empty: recovery rebuilds it from the changelog. Opening raises Unavailable where another process holds the folder or
+    the disk fails. Every method raises Corrupt where it meets damage, which the next opening remembers, and
+    Unavailable where the disk fails.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,31 +74,39 @@ class Store:
         self._suspect = folder.with_name(f"{folder.name}.suspect")
         folder.parent.mkdir(parents=True, exist_ok=True)
         if self._suspect.exists():
-            self._set_aside("an earlier run found it damaged")
+            self._set_aside("damaged", "an earlier run found it damaged")
         try:
             self._db = Rdict(str(folder), _options())
         except Exception as error:
-            self._refuse_busy(error)
-            self._set_aside(str(error))
-            self._db = Rdict(str(folder), _options())
+            if not is_damage(error):
+                raise self._not_opened(error) from error
+            self._set_aside("damaged", str(error))
+            self._open_new()
 
-    def _refuse_busy(self, error: Exception) -> None:
-        # rocksdict raises bare Exception for everything; RocksDB's own words begin with the kind of failure.
-        if "lock" in str(error).lower():
-            raise Unavailable(f"{self.folder} is in use by another process: give each worker its own --name") from error
-        if not str(error).startswith(_DAMAGE):
-            raise Unavailable(f"{self.folder} cannot be opened: {error}") from error
+    def _open_new(self) -> None:
+        try:
+            self._db = Rdict(str(self.folder), _options())
+        except Exception as error:
+            raise self._not_opened(error) from error
 
-    def _set_aside(self, why: str) -> None:
-        taken = sum(1 for _ in self.folder.parent.glob(f"{self.folder.name}.damaged-*"))
-        aside = self.folder.with_name(f"{self.folder.name}.damaged-{taken + 1}")
-        logger.error("%s is damaged (%s): moved to %s, rebuilding from the changelog", self.folder, why, aside.name)
-        self.folder.rename(aside)
+    def _not_opened(self, error: Exception) -> Unavailable:
+        if str(error).startswith(_LOCKED):
+            return Unavailable(f"{self.folder} is in use by another process ({error}): give each worker its own --name")
+        return Unavailable(f"{self.folder} cannot be opened: {error}")
+
+    def _set_aside(self, kind: str, why: str) -> None:
+        """Move the folder to `*.<kind>-N`, N one more than the highest there."""
+        if self.folder.exists():
+            taken = [path.name.rpartition("-")[2] for path in self.folder.parent.glob(f"{self.folder.name}.{kind}-*")]
+            number = 1 + max((int(each) for each in taken if each.isdigit()), default=0)
+            aside = self.folder.with_name(f"{self.folder.name}.{kind}-{number}")
+            self.folder.rename(aside)
+            logger.error("%s: %s. Moved to %s, rebuilding from the changelog", self.folder, why, aside.name)
         self._suspect.unlink(missing_ok=True)
 
     def _failed(self, error: Exception) -> AifError:
         """What a failed read or write means: damage is remembered for the next start, anything else may pass."""
-        if str(error).startswith(_DAMAGE):
+        if is_damage(error):
             self._suspect.touch()
             return Corrupt(f"{self.folder} is damaged: {error}. The next start rebuilds it from the changelog")
         return Unavailable(f"{self.folder}: {error}")
@@ -109,6 +121,9 @@ class Store:
 
     def put_many(self, rows: Sequence[Row], changelog_offset: int) -> None:
         """Write rows and the offset of the last of their changelog records, atomically."""
+        self._write([*rows, (CHANGELOG_OFFSET_KEY, packed_number(changelog_offset))])
+
+    def _write(self, rows: Sequence[Row]) -> None:
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
         for key, value in rows:
@@ -116,37 +131,56 @@ class Store:
                 delete(key)
             else:
                 put(key, value)
-        put(CHANGELOG_OFFSET_KEY, _OFFSET.pack(changelog_offset))
         try:
             self._db.write(batch)
         except Exception as error:
             raise self._failed(error) from error
 
+    def be_copy_of(self, changelog_id: int) -> None:
+        """Make sure that what is inside comes from the changelog topic of this id (`streams.sources.topic_ids`).
+
+        A store of another topic, deleted since, is moved aside (`*.foreign-N`) and this one begins empty: offsets of
+        the two do not compare. A store that does not know its topic yet takes this one for it.
+        """
+        [found] = self.get_many([CHANGELOG_ID_KEY])
+        if found is not None and number_of(found) == changelog_id:
+            return
+        if found is not None:
+            self.close()
+            self._set_aside("foreign", "it is a copy of a changelog topic that has been deleted and made again")
+            self._open_new()
+        self._write([(CHANGELOG_ID_KEY, packed_number(changelog_id))])
+
     @property
     def changelog_offset(self) -> int:
         """Offset of the last changelog record that the store contains; -1 in an empty store."""
-        found = self._db.get(CHANGELOG_OFFSET_KEY)
-        return -1 if found is None else int(_OFFSET.unpack(found)[0])
+        [found] = self.get_many([CHANGELOG_OFFSET_KEY])
+        return -1 if found is None else number_of(found)
 
     @property
     def watermark(self) -> Watermark | None:
         """The partition's watermark row, None before the first batch."""
-        found = self._db.get(WATERMARK_KEY)
+        [found] = self.get_many([WATERMARK_KEY])
         return None if found is None else codec("watermark").decode(found)  # type: ignore[return-value]
 
     def entity_keys(self, after: bytes, limit: int) -> list[bytes]:
         """Up to `limit` 8-byte keys greater than `after`, in order (b"" starts from the first)."""
-        found = []
-        for key in self._keys_from(after):
-            if len(key) == 8 and key > after:
-                found.append(key)
-                if len(found) == limit:
-                    break
-        return found
+        try:
+            return list(islice((key for key, _ in rows_of(self._db, after) if len(key) == 8), limit))
+        except Exception as error:
+            raise self._failed(error) from error
 
-    def _keys_from(self, key: bytes) -> Iterator[bytes]:
-        return iter(self._db.keys(from_key=key)) if key else iter(self._db.keys())
+    def row_keys(self, limit: int) -> list[bytes]:
+        """Up to `limit` keys of rows, chunks included; the watermark's and the store's own are left out."""
+        others = WATERMARK_KEY, CHANGELOG_OFFSET_KEY, CHANGELOG_ID_KEY
+        try:
+            return list(islice((key for key, _ in rows_of(self._db) if key not in others), limit))
+        except Exception as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Flush and release the folder."""
-        self._db.close()
+        try:
+            self._db.close()
+        except Exception as error:
+            raise self._failed(error) from error

@@ -1,9 +1,9 @@
 """Faust tables whose rows are read and written by the batch.
 
 To Faust a `BatchedTable` is a table: its assignor places the changelog partitions with the source's, its commands
-list it. Its data is not Faust's: rows live in one `Store` per owned partition, written by the lane (lane.py), and
-Faust's recovery service, whose completion test does not survive transaction markers and whose path costs 170 us a
-row, is replaced by changelog.restore.
+list it. Its data is not Faust's: rows live in one `Store` per owned partition, written by the lane (partition.py), and
+Faust's recovery service, whose completion test does not survive transaction markers and whose path costs time
+for every row, is replaced by restore.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service
 
 from schemas.errors import Corrupt
+from schemas.stores_on_disk import store_name
 from streams.store import Row, Store
 
 __all__ = ["BatchedTable", "LaneTableManager"]
@@ -37,7 +38,7 @@ class BatchedTable(faust.Table):  # type: ignore[misc]
     def open_partition(self, partition: int) -> Store:
         """Open the store of a partition that this worker owns now."""
         if partition not in self.stores:
-            self.stores[partition] = Store(self.folder / f"{self.name}-{partition}.db")
+            self.stores[partition] = Store(self.folder / store_name(self.name, partition))
         return self.stores[partition]
 
     def close_partition(self, partition: int) -> None:
@@ -75,7 +76,7 @@ class BatchedTable(faust.Table):  # type: ignore[misc]
 
 
 class _LaneRecovery(Recovery):  # type: ignore[misc]
-    """Resumes source partitions after a rebalance and recovers nothing: see streams/lane.py."""
+    """Resumes source partitions after a rebalance and recovers nothing: restore.py does."""
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _restart_recovery(self) -> None:

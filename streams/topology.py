@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import faust
 from faust.events import Event
 from faust.types import TP
 
 from schemas.deployment import Deployment
+from schemas.errors import BadInput
 from streams import internals
 from streams.batching import URL_SCHEME, register_transport
 from streams.datadir import claim
+from streams.destinations import require_destinations
 from streams.failpoint import Failpoint
 from streams.fold import Fold
 from streams.health import attach_health
@@ -35,10 +38,15 @@ __all__ = ["Worker", "WorkerSettings", "build_worker"]
 
 logger = logging.getLogger(__name__)
 
+_TRUTH: Final = {"1": True, "true": True, "0": False, "false": False}
+
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Settings of one worker process."""
+    """Settings of one worker process.
+
+    Environment variable of a field: `AIF_WORKER_` + its name in capitals. Raises BadInput naming the variable.
+    """
 
     #: Names the worker's folder under <data_dir>/tables; one per worker of a host.
     name: str = "worker-0"
@@ -51,8 +59,43 @@ class WorkerSettings:
     instance_id: str = ""
     #: Copies of each partition's tables kept warm on other workers.
     standby_replicas: int = 0
+    #: How long the broker may take no batch before the worker ends itself (status 69) to be restarted, seconds.
+    broker_budget_s: float = 60.0
+    #: Whether tables of a source topic that was deleted and made again are emptied and made anew from it.
+    reset_recreated: bool = False
     #: For crash tests; see failpoint.py.
     failpoint: str = ""
+
+    def __post_init__(self) -> None:
+        one_name = bool(self.name) and self.name not in (".", "..") and not set(self.name) & {"/", "\0"}
+        _require(one_name, "NAME", "the name of a folder", self.name)
+        _require(0 < self.web_port < 65_536, "WEB_PORT", "a port from 1 to 65535", self.web_port)
+        # Kafka's own upper limit, unless the broker says otherwise (group.max.session.timeout.ms).
+        _require(1 <= self.session_timeout_s <= 1_800, "SESSION_TIMEOUT_S", "1 to 1800 seconds", self.session_timeout_s)
+        _require(self.broker_budget_s > 0, "BROKER_BUDGET_S", "more than 0 seconds", self.broker_budget_s)
+        _require(self.standby_replicas >= 0, "STANDBY_REPLICAS", "a number of at least 0", self.standby_replicas)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], **overrides: object) -> WorkerSettings:
+        """Settings from `AIF_WORKER_*` variables; `overrides` that are not None win."""
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            variable = f"AIF_WORKER_{each.name.upper()}"
+            if variable in env:
+                values[each.name] = _parse(variable, env[variable], type(each.default))
+        return cls(**{**values, **{name: value for name, value in overrides.items() if value is not None}})
+
+
+def _parse(variable: str, text: str, kind: Any) -> object:
+    try:
+        return _TRUTH[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{variable}={text!r} is not {'true or false' if kind is bool else kind.__name__}") from error
+
+
+def _require(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise BadInput(f"AIF_WORKER_{name} (--{name.lower().replace('_', '-')}) must be {expected}, not {found!r}")
 
 
 def worker_folder(deployment: Deployment, settings: WorkerSettings) -> Path:
@@ -79,11 +122,10 @@ class Worker:
         return worker_folder(self.deployment, self.settings)
 
     def prepare(self) -> None:
-        """Check the broker, the topics and the folder before anything starts; see sources.py and datadir.py."""
+        """Check the broker, the topics and the folder before anything starts; see the modules that are called."""
         internals.check()
-        ids = source_topic_ids(self.deployment, [lane.topic for lane in self.lanes])
-        for lane in self.lanes:
-            lane.topic_id = ids[lane.topic]
+        source_topic_ids(self.deployment, [lane.topic for lane in self.lanes])
+        require_destinations(self.deployment)
         self._lock = claim(self.folder, self.deployment)
         (self.folder / "faust").mkdir(exist_ok=True)
 
@@ -147,6 +189,9 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         topic_partitions=deployment.partitions,
         broker_max_poll_records=5_000,
         broker_session_timeout=settings.session_timeout_s,
+        # A worker may own nothing, or restore, for hours. aiokafka would take it for dead because it does not poll,
+        # leave the group and not come back. The lane notices for itself when it stands still.
+        broker_max_poll_interval=30 * 86_400.0,
         broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 4),
         broker_request_timeout=max(90.0, settings.session_timeout_s),
         consumer_auto_offset_reset="earliest",
@@ -182,7 +227,11 @@ def _attach(worker: Worker, fold: Fold) -> Lane:
     app, deployment = worker.app, worker.deployment
     topic = app.topic(deployment.topic(fold.source), key_type=bytes, value_type=bytes, partitions=deployment.partitions)
     tables = {name: _table(worker, name) for name in fold.tables}
-    lane = Lane(app, deployment, fold, tables, worker.rim, failpoint=worker.failpoint)
+    lane = Lane(
+        app, deployment, fold, tables, worker.rim,
+        reset_recreated=worker.settings.reset_recreated, broker_budget_s=worker.settings.broker_budget_s,
+        failpoint=worker.failpoint,
+    )  # fmt: skip
 
     async def agent(batches: Any) -> None:
         async for batch in batches:

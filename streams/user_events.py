@@ -20,7 +20,7 @@ from domain.validation import check_user_event
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import WATERMARK_KEY, chunk_key, entity_id, entity_key
-from streams.fold import SourceRecord, TableReader, Writes
+from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
 from streams.intake import intake
 from streams.store import Row
 
@@ -30,6 +30,8 @@ __all__ = ["UserEventsFold"]
 _PAGE: Final = 500
 #: Event time between two sweeps of a partition.
 _SWEEP_EVERY_MS: Final = 86_400_000
+#: Where a sweep that is through stands until the next: behind every entity's key.
+_SWEPT: Final = b"\xff" * 9
 
 
 class UserEventsFold:
@@ -41,8 +43,6 @@ class UserEventsFold:
     def __init__(self, deployment: Deployment, *, idle_ms: int = IDLE_MS, plan: Plan = PLAN) -> None:
         self._deployment, self._idle_ms, self._plan = deployment, idle_ms, plan
         self._topic = deployment.topic(self.source)
-        #: Per partition: the key behind which the sweep goes on, None between sweeps; clock of the last one's start.
-        self._sweeps: dict[int, tuple[bytes | None, int]] = {}
 
     def fold(self, partition: int, topic_id: int, records: Sequence[SourceRecord], tables: TableReader) -> Writes:
         """See streams/fold.py."""
@@ -75,19 +75,23 @@ class UserEventsFold:
             },
         )  # fmt: skip
 
-    def rebuild(self, partition: int, tables: TableReader) -> Writes | None:
-        """The sweep's next page; None where no sweep is due. A page without changes is still a transaction of its own:
-        an idle partition is swept to its end."""
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
+        """The sweep's next page, nothing where no sweep is due.
+
+        Of the place, the first part is the partition's clock when the sweep began.
+        """
         clock_ms = _clock_ms(tables)
-        after, began_ms = self._sweeps.get(partition, (b"", clock_ms))
-        if after is None:
+        began_ms, after = (int(at[0]), at[1]) if at[0] else (clock_ms, b"")
+        if after == _SWEPT:
             if clock_ms < began_ms + _SWEEP_EVERY_MS:
-                return None
-            after, began_ms = b"", clock_ms
+                return Piece(None, at, more=False)
+            began_ms, after = clock_ms, b""
         keys = tables.entity_keys("users", after, _PAGE)
-        self._sweeps[partition] = (keys[-1] if len(keys) == _PAGE else None), began_ms
-        if not keys:
-            return None
+        more = len(keys) == _PAGE
+        return Piece(self._swept(keys, clock_ms, tables), (str(began_ms), keys[-1] if more else _SWEPT), more)
+
+    def _swept(self, keys: list[bytes], clock_ms: int, tables: TableReader) -> Writes | None:
+        """What a sweep changes of these rows and their chunks."""
         decode: Any = codec("user_head").decode
         values = tables.get_many("users", keys)
         heads = {entity_id(key): decode(value) for key, value in zip(keys, values, strict=True) if value is not None}
@@ -103,9 +107,7 @@ class UserEventsFold:
         }
         encode = codec("user_head").encode
         rows += [(entity_key(user), encode(head)) for user, head in self._migrated(other, tables).items()]
-        if not rows and len(keys) < _PAGE:
-            return None
-        return Writes({"users": rows}, counts={"swept": len(idle), "migrated": len(other)})
+        return Writes({"users": rows}, counts={"swept": len(idle), "migrated": len(other)}) if rows else None
 
     def _heads(self, events: Sequence[Any], tables: TableReader) -> dict[int, Any]:
         users = list({event["user_id"] for event in events})

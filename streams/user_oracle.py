@@ -1,8 +1,8 @@
 """What table users must hold, recomputed from the log one event at a time.
 
 The plain counterpart of domain/user_state.py: dictionaries and lists, no arrays, no batches. It shares with the fold
-the contracts alone: record types, validity, declarations, packed formats. Decayed counts are compared to
-1e-9, everything else exactly.
+the contracts alone: record types, validity, declarations, packed formats. Whether a record counts is the log's own
+verdict, as in oracle.py. Decayed counts are compared to 1e-9, everything else exactly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from domain.windows import CELLS, LONGEST_MS, TILE_DTYPE, WINDOWS
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord
-from schemas.ids import chunk_of, entity_id
 from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
 from streams.fold import SourceRecord
 
@@ -34,7 +33,6 @@ __all__ = ["PlainUser", "UsersOracle"]
 #: item, event time, category or 0, value or None, whether it has a category, action code
 Behaviour = tuple[int, int, int, float | None, bool, int]
 
-_ENTITY_KEY_BYTES: Final = 8
 _WEEK_MS: Final = 7 * 86_400_000
 _INDEXED_CATEGORIES: Final = 8
 _INDEXED_EACH: Final = 4
@@ -189,15 +187,21 @@ class UsersOracle:
         self._deployment, self._topic_id, self._idle_ms, self._plan = deployment, topic_id, idle_ms, plan
         self.users: dict[int, PlainUser] = {}
         self.clock_ms: int | None = None
+        #: Offsets of records that were not applied, and of those among them that today's settings would accept.
         self.refused: set[int] = set()
+        self.acceptable_now: set[int] = set()
 
-    def apply(self, record: SourceRecord) -> None:
+    def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
         """Take the next record of the log."""
         try:
             event: Any = codec("user_event").decode(record.value)
             check_user_event(event, record.key, record.timestamp, self._deployment)
         except BadRecord:
             self.refused.add(record.offset)
+            return
+        if has_letter:
+            self.refused.add(record.offset)
+            self.acceptable_now.add(record.offset)
             return
         self.take(record.offset, event)
 
@@ -225,18 +229,14 @@ class UsersOracle:
         assert self.clock_ms is not None
         return user.newest_ms is not None and user.newest_ms < self.clock_ms - self._idle_ms
 
-    def differences(self, rows: Mapping[bytes, bytes]) -> Iterator[tuple[int, str]]:
-        """Users whose rows in the table, heads and chunks, are not what the log says, and what is wrong."""
-        heads = {entity_id(key): value for key, value in rows.items() if len(key) == _ENTITY_KEY_BYTES}
-        chunks: dict[int, dict[int, bytes]] = {}
-        for key, value in rows.items():
-            if len(key) != _ENTITY_KEY_BYTES:
-                user, number = chunk_of(key)
-                chunks.setdefault(user, {})[number] = codec("user_chunk").decode(value)["behaviours"]
-        decode: Any = codec("user_head").decode
+    def differences(
+        self, heads: Mapping[int, UserHead], chunks: Mapping[int, Mapping[int, bytes]]
+    ) -> Iterator[tuple[int, str]]:
+        """Users whose rows in the table are not what the log says, and what is wrong; packed behaviours of chunks are
+        by user and number.
+        """
         for user in self.users.keys() | heads.keys() | chunks.keys():
-            head = decode(heads[user]) if user in heads else None
-            if what := self.difference(user, head, chunks.get(user, {})):
+            if what := self.difference(user, heads.get(user), chunks.get(user)):
                 yield user, what
 
     def difference(self, user: int, head: UserHead | None, chunks: Mapping[int, bytes] | None = None) -> str:

@@ -253,8 +253,8 @@ def drained(deployment: Deployment, *workers: WorkerProcess, within_s: float = 6
 
 
 def verified(deployment: Deployment) -> Report:
-    """The report of a verification that finds no difference."""
-    report = asyncio.run(verify(deployment, lambda where, count: None))
+    """The report of a verification, stores on this machine included, that finds no difference."""
+    report = asyncio.run(verify(deployment, lambda where, count: None, stores=True))
     assert report.equal, report
     return report
 

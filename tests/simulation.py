@@ -21,7 +21,7 @@ from schemas.deployment import Deployment
 from schemas.errors import Corrupt
 from schemas.ids import WATERMARK_KEY
 from streams.batching import FetchedBatch
-from streams.fold import Writes
+from streams.fold import Piece, Writes
 from streams.lane import Lane
 from streams.store import Row
 
@@ -55,9 +55,9 @@ class CountFold:
         encoded = [(key, f"{last},{count}".encode()) for key, (last, count) in rows.items()]
         return Writes({"counts": encoded, "copies": encoded})
 
-    def rebuild(self, partition: int, tables: Any) -> Writes | None:
+    def rebuild(self, partition: int, tables: Any, at: Any) -> Piece:
         """Nothing."""
-        return None
+        return Piece(None, at, more=False)
 
 
 def _count(value: bytes | None) -> tuple[int, int]:
@@ -233,6 +233,10 @@ class SimulatedConsumer:
         """The log is whole."""
         return {tp: 0}
 
+    async def highwaters(self, tp: Any) -> dict[Any, int]:
+        """Where the log ends."""
+        return {tp: len(self._worker.broker.source)}
+
     async def rewind(self, tp: Any, offset: int) -> int:
         """Fetch from there."""
         await self._worker.step()
@@ -261,6 +265,7 @@ class Worker:
         self.broker, self._random = broker, seed
         self.exited: int | None = None
         self.crashed = False
+        self._grave = asyncio.Event()
         self.awake = asyncio.Event()
         self.awake.set()
         self.crash_in: int | None = None
@@ -269,7 +274,10 @@ class Worker:
         tables: Any = {name: MemoryTable(name, disk) for name in CountFold.tables}
         app: Any = SimpleNamespace(consumer=self.consumer)
         self.lane = Lane(app, Deployment(partitions=1), CountFold(), tables, self, exit_process=self._exit)
-        self.lane.topic_id = TOPIC_ID
+
+    async def topic_id(self, topic: str) -> int:
+        """Rim."""
+        return TOPIC_ID
 
     async def step(self) -> None:
         """Any await of the lane: others run, the process may be frozen here, or die here."""
@@ -278,12 +286,17 @@ class Worker:
             if self.crash_in <= 0:
                 self.crashed = True
         if self.crashed or self.exited is not None:
-            await asyncio.Event().wait()
+            await self._buried()
         for _ in range(self._random.randrange(3)):
             await asyncio.sleep(0)
         await self.awake.wait()
         if self.crashed or self.exited is not None:
-            await asyncio.Event().wait()
+            await self._buried()
+
+    async def _buried(self) -> None:
+        """A dead process goes no further; its threads end with it."""
+        await self._grave.wait()
+        raise asyncio.CancelledError
 
     def writer(self, source: Any) -> Any:
         """Rim."""
@@ -320,11 +333,15 @@ class Worker:
         while self.alive and not task.done():  # noqa: ASYNC110 (a scheduler of its own)
             await asyncio.sleep(0)
         if not task.done():  # the process died in it
+            self._grave.set()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def bury(self) -> None:
         """Cancel what is left of a dead process's tasks."""
+        self._grave.set()
+        self.crashed = True
+        self.awake.set()
         for partition in self.lane.partitions.values():
             if partition._task is not None:
                 partition._task.cancel()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -7,16 +8,26 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import wait_for
+from click.testing import CliRunner
+from fleet import free_port, wait_for
 from kafka import KafkaAdminClient
+from rich.console import Console
 
+from cli.demo_fleet import Fleet, stop_record
+from cli.demo_page import page
+from cli.demo_story import Cast, Story
+from cli.local_broker import LocalBroker
+from cli.main import main
 from producers.datasets import open_dataset
+from schemas.deployment import Deployment
+from schemas.errors import BadInput
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(280)]
 
@@ -68,6 +79,65 @@ def listens(port: int) -> bool:
     """Whether somebody accepts connections on a local port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def fleet_on(servers: str, data_dir: Path, prefix: str = "demo-test-") -> Fleet:
+    """A demo's fleet that prints nothing."""
+    outer = Deployment(bootstrap_servers=servers, data_dir=data_dir)
+    return Fleet(outer, prefix, os.environ, Console(file=io.StringIO()))
+
+
+def test_a_kept_demo_is_the_only_one_and_stop_deletes_its_topics(broker: Any, tmp_path: Path) -> None:
+    """A second --keep is refused before and after its run, and --stop ends the first one, topics and folder too."""
+    before = topics_of_demos(broker)
+    options = ["--data-dir", str(tmp_path), "--bootstrap-servers", broker.bootstrap_servers]
+    first, second = (fleet_on(broker.bootstrap_servers, tmp_path, f"demo-{uuid.uuid4().hex[:6]}-") for _ in range(2))
+    try:
+        first.start()
+        first.run("server", "serve", "--port", str(first.server.port))
+        second.start()
+        assert len(topics_of_demos(broker) - before) == 18
+        first.keep()
+        refused = CliRunner().invoke(main, ["demo", "--keep", *options])
+        assert refused.exit_code == 2 and "end it with `aif demo --stop`" in refused.stderr
+        with pytest.raises(BadInput, match="a demo is kept already"):
+            second.keep()
+        assert not second.kept
+    finally:
+        second.stop()
+        stopped = CliRunner().invoke(main, ["demo", "--stop", *options])
+    assert stopped.exit_code == 0 and stopped.stdout == "stopped server\n"
+    assert topics_of_demos(broker) <= before
+    assert not started_by(tmp_path) and not list((tmp_path / "demo").iterdir())
+    assert "no kept demo" in stop_record(Deployment(data_dir=tmp_path))
+
+
+def test_topics_go_from_a_broker_that_the_demo_started(tmp_path: Path) -> None:
+    """The data of the demo's own broker outlives the demo; its topics do not."""
+    fleet = fleet_on(f"127.0.0.1:{free_port()}", tmp_path)
+    try:
+        fleet.start()
+    finally:
+        fleet.stop()
+    again = LocalBroker(tmp_path, os.environ)
+    assert again.process is None
+    try:
+        again.start()
+        assert not topics_of_demos(again)
+    finally:
+        again.stop()
+
+
+def test_a_demo_whose_queries_all_fail_says_so(tmp_path: Path) -> None:
+    """Without one answered query the page still comes, with the errors counted and no stage."""
+    fleet = fleet_on("127.0.0.1:1", tmp_path)
+    story = Story(fleet, Console(file=io.StringIO()), "online-retail-sample", None, LIMIT, queries=3)
+    story._query(Cast.of(iter(open_dataset("online-retail-sample", limit=50).entries())))
+    summary = story._summary
+    assert (summary.errors, summary.stage_ms) == (3, {})
+    summary.freshness_ms = {"p50": None, "p99": None}
+    summary.seconds = {"replay": 1.0, "train": 1.0}
+    assert "queries 3, errors 3" in page(summary, fleet, 1.0)
 
 
 def test_the_summary_agrees_with_the_log(broker: Any, tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_damaged_stores_are_rebuilt(deployment: Deployment, traffic: Traffic, da
             except AssertionError:
                 assert worker.process.wait(1) == 70, worker.log_tail()
                 worker.start()
-        verified(deployment)
+        stores = verified(deployment).stores or {}
+        assert stores["worker-0/users-0.db"] > 1 and stores["worker-0/items-1.db"] > 1
 
 
 @pytest.fixture

@@ -376,8 +376,10 @@ def test_the_broker_away_makes_answers_old_and_not_absent(system: System, model:
         return bool(found["newest_event_time_ms"] == at_ms + 60_000)
 
     wait_for(applied, 90, lambda: f"{system.server.ready()}\n{system.worker.log_tail()}")
+    # The age is that of the feed's oldest partition: each of them reconnects in its own time.
+    wait_for(lambda: system.rank(user, candidates)["age_ms"] < 2_000, 60, lambda: str(system.server.ready()))
     answer = system.rank(user, candidates)
-    assert answer["age_ms"] < 2_000 and answer["at_ms"] == at_ms + 60_000
+    assert answer["at_ms"] == at_ms + 60_000
     expected = Recompute(model.model, shop).scores(user, at_ms + 60_000, candidates)
     assert_ranked(answer, candidates, expected.tolist(), len(candidates))
     verified(system.deployment)

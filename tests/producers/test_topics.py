@@ -23,6 +23,13 @@ def test_configs_follow_the_table() -> None:
     assert wide["min.insync.replicas"] == "2"
 
 
+def test_what_a_source_record_becomes_fits() -> None:
+    """Changelogs and dead letters take records that are larger than the largest of any source topic."""
+    limits = {topic.name: int(topic_configs(Deployment(), topic)["max.message.bytes"]) for topic in all_topics()}
+    sources = [limits.pop(name) for name in TOPICS]
+    assert min(limits.values()) > 2 * max(sources)
+
+
 @pytest.mark.broker
 def test_creating_twice_changes_nothing(deployment: Deployment) -> None:
     """The first time makes every topic as declared, the second finds them and makes none."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 import time
 import uuid
@@ -62,13 +63,14 @@ def by_partition(rows, partitions: int) -> dict[int, tuple[list[bytes], list[byt
 
 
 def write_tables(
-    folder: Path, tables: dict[str, tuple[list[bytes], list[bytes]]], partitions: int, offset: int
+    folder: Path, tables: dict[str, tuple[list[bytes], list[bytes]]], partitions: int, offset: int, group: str = "aif"
 ) -> None:
     """Rows as a worker's stores on disk."""
+    (folder / "worker-1").mkdir(parents=True, exist_ok=True)
+    (folder / "worker-1" / "worker.json").write_text(json.dumps({"group": group, "partitions": partitions}))
     for table, rows in tables.items():
         for partition, (keys, values) in by_partition(rows, partitions).items():
             path = folder / "worker-1" / f"{table}-{partition}.db"
-            path.parent.mkdir(parents=True, exist_ok=True)
             store = Rdict(str(path), Options(raw_mode=True))
             for key, value in zip(keys, values, strict=True):
                 store.put(key, value)
@@ -111,6 +113,19 @@ def test_with_local_tables_it_serves_without_a_broker(world, make_artifact, tmp_
     assert (answer["missing_items"], answer["behaviours_used"]) == (0, 2)
     assert answer["age_ms"] > time.time() * 1000 - NOW_MS - 60_000
     assert world.service.readiness()["ready"]
+
+
+def test_a_damaged_local_table_leaves_its_changelog_to_be_read_whole(world, tmp_path) -> None:
+    """A table that breaks off counts for nothing: its partition is read from the changelog's beginning."""
+    deployment = Deployment(bootstrap_servers="127.0.0.1:9", partitions=1, data_dir=tmp_path)
+    write_tables(tmp_path / "tables", {"items": item_rows(range(3000))}, partitions=1, offset=100)
+    [file] = (tmp_path / "tables" / "worker-1" / "items-0.db").glob("*.sst")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(bytes(data))
+    feed = make_feed(world, deployment, tmp_path / "tables")
+    assert feed._load_local(feed._find_local(), ends=None) == 0
+    assert set(feed._next.values()) == {0}
 
 
 class Writer:
@@ -216,8 +231,8 @@ def test_local_tables_are_continued_from_their_offset(world, make_artifact, depl
         writer.write("n2o_a", n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS)))
         writer.announce(codec("model_version").encode(artifact.record))
     partition = partition_of(1, deployment.partitions)
-    write_tables(tmp_path / "tables", {"users": user_rows(5, [200])}, deployment.partitions, offset=0)
-    write_tables(tmp_path / "tables", {"items": item_rows([1, 2, 3])}, deployment.partitions, offset=10_000)
+    write_tables(tmp_path / "tables", {"users": user_rows(5, [200])}, deployment.partitions, 0, deployment.group)
+    write_tables(tmp_path / "tables", {"items": item_rows([1, 2, 3])}, deployment.partitions, 10_000, deployment.group)
     feed = make_feed(world, deployment, tmp_path / "tables")
     feed.start()
     until(lambda: world.versions.live)

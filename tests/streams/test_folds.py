@@ -13,8 +13,8 @@ from domain.feature_plan import Plan
 from domain.features import Feature
 from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.ids import WATERMARK_KEY, entity_id, entity_key
-from streams.fold import Writes
+from schemas.ids import CHUNK_KEY_BYTES, WATERMARK_KEY, chunk_of, entity_id, entity_key
+from streams.fold import REBUILD_START, RebuildPlace, Writes
 from streams.item_updates import ItemUpdatesFold
 from streams.oracle import ItemsOracle
 from streams.user_events import UserEventsFold
@@ -64,6 +64,31 @@ class Tables:
         ) | {"max_event_time_ms": max(before, writes.max_event_time_ms or 0)}
         if "users" in writes.rows:
             self.rows["users"][WATERMARK_KEY] = codec("watermark").encode(mark)
+
+
+def _differences(oracle: UsersOracle, rows: dict[bytes, bytes]) -> dict[int, str]:
+    """What the oracle finds wrong with encoded rows of table users, by user."""
+    heads: dict[int, Any] = {}
+    chunks: dict[int, dict[int, bytes]] = {}
+    for key, value in rows.items():
+        if len(key) == CHUNK_KEY_BYTES:
+            user, number = chunk_of(key)
+            chunks.setdefault(user, {})[number] = codec("user_chunk").decode(value)["behaviours"]
+        else:
+            heads[entity_id(key)] = codec("user_head").decode(value)
+    return dict(oracle.differences(heads, chunks))
+
+
+def _sweep(fold: UserEventsFold, tables: Tables, at: RebuildPlace = REBUILD_START) -> tuple[list[Writes], RebuildPlace]:
+    """One sweep to its end: what it wrote, and the place where it stands then."""
+    written, more = [], True
+    while more:
+        piece = fold.rebuild(0, tables, at)
+        if piece.writes is not None:
+            tables.write(piece.writes)
+            written.append(piece.writes)
+        at, more = piece.at, piece.more
+    return written, at
 
 
 def _item_update(item: int, time_ms: int, op: str, number: int) -> bytes:
@@ -159,7 +184,7 @@ def test_user_rows_equal_a_recompute_of_the_log(log: list[Record], cuts: list[in
     rows = dict(tables.rows["users"])
     rows.pop(WATERMARK_KEY, None)
     assert {entity_id(key) for key in rows if len(key) == 8} == oracle.users.keys()
-    assert list(oracle.differences(rows)) == []
+    assert _differences(oracle, rows) == {}
     assert letters == [f"user-events-0-{offset}".encode() for offset in sorted(oracle.refused)]
 
 
@@ -216,11 +241,11 @@ def test_chunks_equal_the_log_though_batches_come_twice() -> None:
         oracle.apply(record)
     tables, _ = _run(UserEventsFold(DEPLOYMENT), log, list(range(0, 2_000, 130)))
     rows = _rows(tables)
-    assert list(oracle.differences(rows)) == []
+    assert _differences(oracle, rows) == {}
     chunk = next(key for key in rows if len(key) == 12)
     damaged = codec("user_chunk").encode({"fingerprint": 1, "behaviours": bytes(34)})
-    assert "chunk" in dict(oracle.differences({**rows, chunk: damaged}))[entity_id(chunk[:8])]
-    assert "chunk" in dict(oracle.differences({key: rows[key] for key in rows if key != chunk}))[entity_id(chunk[:8])]
+    assert "chunk" in _differences(oracle, {**rows, chunk: damaged})[entity_id(chunk[:8])]
+    assert "chunk" in _differences(oracle, {key: rows[key] for key in rows if key != chunk})[entity_id(chunk[:8])]
 
 
 def test_the_sweep_migrates_every_row_once() -> None:
@@ -231,14 +256,13 @@ def test_the_sweep_migrates_every_row_once() -> None:
     ]
     tables, _ = _run(UserEventsFold(DEPLOYMENT), log, [])
     fold = UserEventsFold(DEPLOYMENT, plan=OTHER_PLAN)
-    pages = 0
-    while (writes := fold.rebuild(0, tables)) is not None:
-        tables.write(writes)
-        pages += 1
+    written, at = _sweep(fold, tables)
     expected, _ = _run(UserEventsFold(DEPLOYMENT, plan=OTHER_PLAN), log, [])
     assert _rows(tables) == _rows(expected)
-    assert pages == 3
-    assert fold.rebuild(0, tables) is None
+    assert [len(writes.rows["users"]) for writes in written] == [500, 500, 200]
+    piece = fold.rebuild(0, tables, at)
+    assert (piece.writes, piece.at, piece.more) == (None, at, False), "the next sweep is due in a day"
+    assert _sweep(fold, tables) == ([], at), "another owner looks at every row and changes none"
 
 
 def test_rows_of_other_declarations_are_migrated_when_an_event_comes_first() -> None:
@@ -253,7 +277,7 @@ def test_rows_of_other_declarations_are_migrated_when_an_event_comes_first() -> 
         oracle.apply(record)
     touched = {entity_key(user) for user in oracle.users}
     assert {key for key in _rows(tables) if len(key) == 8} == touched
-    assert list(oracle.differences(_rows(tables))) == []
+    assert _differences(oracle, _rows(tables)) == {}
 
 
 def test_idle_users_are_swept_and_no_one_can_tell() -> None:
@@ -276,10 +300,10 @@ def test_idle_users_are_swept_and_no_one_can_tell() -> None:
         others.write(kept.fold(0, TOPIC_ID, records, others))
         if records is later:
             assert any(len(key) == 12 for key in _rows(tables))
-            writes = swept.rebuild(0, tables)
-            assert writes is not None
-            tables.write(writes)
+            written, at = _sweep(swept, tables)
+            assert [writes.counts["swept"] for writes in written] == [2]
+            assert swept.rebuild(0, tables, at).more is False
             assert [entity_id(key) for key in _rows(tables)] == [5]
-        assert list(oracle.differences(_rows(tables))) == []
-        assert list(oracle.differences(_rows(others))) == []
+        assert _differences(oracle, _rows(tables)) == {}
+        assert _differences(oracle, _rows(others)) == {}
     assert _rows(tables)[entity_key(0)] == _rows(others)[entity_key(0)]

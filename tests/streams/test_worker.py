@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from fleet import Traffic, WorkerProcess, create_topics, drained, running, verified
+from kafka import KafkaAdminClient
 
 from schemas.codec import codec
 from schemas.deployment import Deployment
+from schemas.errors import BadInput
 from schemas.ids import WATERMARK_KEY
+from streams.topology import WorkerSettings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
+
+FAUST = [str(Path(sys.executable).parent / "faust"), "-A", "streams.worker"]
 
 
 def test_tables_equal_the_log_and_the_loop_stays_responsive(deployment: Deployment) -> None:
@@ -52,21 +59,85 @@ def test_verify_finds_an_injected_difference(deployment: Deployment) -> None:
 
 
 def test_fausts_own_command_line_runs_the_same_worker(deployment: Deployment) -> None:
-    """`faust -A streams.worker worker` applies records and answers /readyz like `aif worker`."""
+    """`faust -A streams.worker worker` is `aif worker`: same settings and log, records applied, stopped in order."""
     create_topics(deployment)
     traffic = Traffic(deployment, seed=3)
     traffic.send(50)
     traffic.close()
     worker = WorkerProcess(deployment)
-    command = [str(Path(sys.executable).parent / "faust"), "-A", "streams.worker", "worker", "-l", "warn"]
-    environment = {**worker._environment(), "AIF_WORKER_WEB_PORT": str(worker.port)}
-    with worker.log.open("wb") as log, running():
-        worker._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            drained(deployment, worker)
-            verified(deployment)
-        finally:
-            worker.stop()
+    environment = {
+        **worker._environment(), "AIF_WORKER_WEB_PORT": str(worker.port), "AIF_WORKER_NAME": "other",
+        "AIF_WORKER_SESSION_TIMEOUT_S": "7.5", "AIF_WORKER_INSTANCE_ID": f"{deployment.prefix}pod",
+    }  # fmt: skip
+    with worker.log.open("wb") as log:
+        worker._process = subprocess.Popen([*FAUST, "worker", "-l", "warn"], env=environment, stdout=log, stderr=log)
+    try:
+        drained(deployment, worker)
+        verified(deployment)
+        health = worker.health()
+        assert health is not None and health["worker"] == "other"
+        assert (deployment.data_dir / "tables" / "other" / "lock").exists()
+        assert list(_members(deployment)) == [f"{deployment.prefix}pod"]
+        assert worker.stop() == 0
+    finally:
+        if worker.process.poll() is None:
+            worker.kill()
+    assert "INFO streams.topology: worker other stopped: everything in hand is committed" in worker.log_tail()
+
+
+def test_fausts_other_commands_take_nothing(tmp_path: Path) -> None:
+    """`faust -A streams.worker agents` lists the agents without a broker, a folder or a lock."""
+    environment = {**os.environ, "AIF_BOOTSTRAP_SERVERS": "127.0.0.1:1", "AIF_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run([*FAUST, "agents"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "item_updates" in done.stdout and "user_events" in done.stdout
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "status", "sentence"),
+    [
+        ("AIF_WORKER_WEB_PORT", "http", 2, "AIF_WORKER_WEB_PORT='http' is not int"),
+        ("AIF_PARTITIONS", "0", 2, "AIF_PARTITIONS must be a number of at least 1"),
+        ("AIF_BOOTSTRAP_SERVERS", "127.0.0.1:1", 69, "no broker answers at 127.0.0.1:1"),
+        ("AIF_PREFIX", "nobodys-", 2, "run `aif topics create`"),
+    ],
+)
+def test_errors_on_fausts_command_line_are_one_line(
+    deployment: Deployment, variable: str, value: str, status: int, sentence: str
+) -> None:
+    """A wrong setting, a broker that is away or a missing topic ends Faust's worker with one line and the status."""
+    environment = {**WorkerProcess(deployment)._environment(), variable: value}
+    done = subprocess.run([*FAUST, "worker"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_settings_come_from_the_environment() -> None:
+    """Every setting has its variable, an option that was given wins, and a wrong value names the variable."""
+    env = {
+        "AIF_WORKER_NAME": "w", "AIF_WORKER_WEB_HOST": "::1", "AIF_WORKER_WEB_PORT": "7000",
+        "AIF_WORKER_SESSION_TIMEOUT_S": "9.5", "AIF_WORKER_INSTANCE_ID": "pod-0", "AIF_WORKER_STANDBY_REPLICAS": "1",
+        "AIF_WORKER_BROKER_BUDGET_S": "30", "AIF_WORKER_RESET_RECREATED": "true", "AIF_WORKER_FAILPOINT": "kill:sent:1",
+    }  # fmt: skip
+    settings = WorkerSettings.from_env({**env, "AIF_PREFIX": "not a worker's"}, web_port=7001, web_host=None)
+    assert settings == WorkerSettings("w", "::1", 7001, 9.5, "pod-0", 1, 30.0, True, "kill:sent:1")
+    assert WorkerSettings.from_env({}) == WorkerSettings()
+    assert {name.removeprefix("AIF_WORKER_").lower() for name in env} == {each.name for each in fields(WorkerSettings)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NAME", ""), ("NAME", "../other"), ("WEB_PORT", "0"), ("WEB_PORT", "x"), ("SESSION_TIMEOUT_S", "nan"),
+        ("SESSION_TIMEOUT_S", "0"), ("STANDBY_REPLICAS", "-1"), ("STANDBY_REPLICAS", "1.5"),
+        ("RESET_RECREATED", "maybe"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_names_its_variable(name: str, value: str) -> None:
+    """A value that no worker can run with is refused before anything starts."""
+    with pytest.raises(BadInput, match=f"AIF_WORKER_{name}"):
+        WorkerSettings.from_env({f"AIF_WORKER_{name}": value})
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
@@ -85,6 +156,16 @@ def test_missing_topics_are_named(deployment: Deployment) -> None:
     with running(worker):
         assert worker.process.wait(60) == 2
         assert "aif topics create" in worker.log_tail()
+
+
+def _members(deployment: Deployment) -> Iterator[str]:
+    """Instance ids of the members of the deployment's consumer group."""
+    admin = KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers)
+    try:
+        for group in admin.describe_groups([deployment.group]).values():
+            yield from (member["group_instance_id"] for member in group["members"])
+    finally:
+        admin.close()
 
 
 def _verify_status(deployment: Deployment) -> int:
