@@ -15,6 +15,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from kafka import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
 from kafka.errors import KafkaError as ClientError
 
 from schemas.codec import codec
@@ -34,6 +35,10 @@ _WIDEN: Final = 16
 #: Up to this many offsets behind, records are counted: the last offsets may be markers of transactions.
 _COUNTED: Final = 256
 _SILENCE_S: Final = 2.0
+
+
+#: How long the group's coordinator may be unknown.
+_COORDINATOR_WITHIN_S: Final = 8.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,18 @@ def _lanes() -> dict[str, list[str]]:
     return lanes
 
 
+def _of_coordinator(admin: Any, group: str) -> tuple[Any, Any]:
+    """Offsets and description of a group; a broker that has just started takes seconds to name the coordinator."""
+    deadline = time.monotonic() + _COORDINATOR_WITHIN_S
+    while True:
+        try:
+            return admin.list_group_offsets({group: None})[group], admin.describe_groups([group])[group]
+        except (CoordinatorNotAvailableError, NotCoordinatorError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 def _group(deployment: Deployment) -> tuple[dict[Any, int], dict[Any, str]]:
     """Committed offset and owner of each source partition of the group."""
     try:
@@ -134,8 +151,7 @@ def _group(deployment: Deployment) -> tuple[dict[Any, int], dict[Any, str]]:
     except ClientError as error:
         raise Unavailable(f"{deployment.bootstrap_servers} does not answer: {error}") from error
     try:
-        offsets = admin.list_group_offsets({deployment.group: None})[deployment.group]
-        described = admin.describe_groups([deployment.group])[deployment.group]
+        offsets, described = _of_coordinator(admin, deployment.group)
     except ClientError as error:
         raise Unavailable(f"the group's coordinator does not answer: {error}; try again") from error
     finally:
