@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from schemas.errors import BadInput
 from schemas.topics import changelog_topic, dead_letter_topic
 
-__all__ = ["Clock", "Deployment"]
+__all__ = ["Clock", "Deployment", "settings_from_env"]
 
 Clock = Literal["event", "wall"]
+
+_TRUTH: Final = {"1": True, "true": True, "0": False, "false": False}
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,7 @@ class Deployment:
     @classmethod
     def from_env(cls, env: Mapping[str, str], **overrides: object) -> Deployment:
         """Settings from `AIF_*` variables; `overrides` that are not None win. Raises BadInput naming the variable."""
-        values: dict[str, object] = {}
-        for each in fields(cls):
-            variable = f"AIF_{each.name.upper()}"
-            if variable in env:
-                values[each.name] = _parse(variable, env[variable], type(each.default))
-        values.update({name: value for name, value in overrides.items() if value is not None})
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**settings_from_env(cls, env, "AIF_", overrides))
 
     @property
     def group(self) -> str:
@@ -91,11 +87,26 @@ class Deployment:
         return self.topic(dead_letter_topic(source))
 
 
-def _parse(variable: str, text: str, kind: type[Any]) -> object:
+def settings_from_env(
+    kind: type[Any], env: Mapping[str, str], prefix: str, overrides: Mapping[str, object]
+) -> dict[str, Any]:
+    """Fields of a settings dataclass from variables named `prefix` + field in capitals; overrides not None win.
+
+    Raises BadInput naming the variable whose text is not of its field's type.
+    """
+    values: dict[str, Any] = {}
+    for each in fields(kind):
+        variable = f"{prefix}{each.name.upper()}"
+        if variable in env:
+            values[each.name] = _parse(variable, env[variable], type(each.default))
+    return values | {name: value for name, value in overrides.items() if value is not None}
+
+
+def _parse(variable: str, text: str, kind: Any) -> object:
     try:
-        return Path(text) if issubclass(kind, Path) else kind(text)
-    except ValueError as error:
-        raise BadInput(f"{variable}={text!r} is not {kind.__name__}") from error
+        return _TRUTH[text.lower()] if kind is bool else Path(text) if issubclass(kind, Path) else kind(text)
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{variable}={text!r} is not {'true or false' if kind is bool else kind.__name__}") from error
 
 
 def _require(holds: bool, variable: str, expected: str, found: object) -> None:

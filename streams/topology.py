@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import faust
 from faust.events import Event
 from faust.types import TP
 
-from schemas.deployment import Deployment
+from schemas.deployment import Deployment, settings_from_env
 from schemas.errors import BadInput
 from streams import internals
 from streams.batching import URL_SCHEME, register_transport
@@ -37,8 +37,6 @@ from streams.user_events import UserEventsFold
 __all__ = ["Worker", "WorkerSettings", "build_worker"]
 
 logger = logging.getLogger(__name__)
-
-_TRUTH: Final = {"1": True, "true": True, "0": False, "false": False}
 
 
 @dataclass(frozen=True)
@@ -78,19 +76,7 @@ class WorkerSettings:
     @classmethod
     def from_env(cls, env: Mapping[str, str], **overrides: object) -> WorkerSettings:
         """Settings from `AIF_WORKER_*` variables; `overrides` that are not None win."""
-        values: dict[str, Any] = {}
-        for each in fields(cls):
-            variable = f"AIF_WORKER_{each.name.upper()}"
-            if variable in env:
-                values[each.name] = _parse(variable, env[variable], type(each.default))
-        return cls(**{**values, **{name: value for name, value in overrides.items() if value is not None}})
-
-
-def _parse(variable: str, text: str, kind: Any) -> object:
-    try:
-        return _TRUTH[text.lower()] if kind is bool else kind(text)
-    except (ValueError, KeyError) as error:
-        raise BadInput(f"{variable}={text!r} is not {'true or false' if kind is bool else kind.__name__}") from error
+        return cls(**settings_from_env(cls, env, "AIF_WORKER_", overrides))
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:
