@@ -26,6 +26,7 @@ __all__ = ["Fleet", "Server", "refuse_second", "stop_record"]
 Found = TypeVar("Found")
 
 _STOP_WITHIN_S: Final = 15.0
+_DELETED_WITHIN_S: Final = 30.0
 _RECORD: Final = "demo.json"
 
 
@@ -184,15 +185,23 @@ def stop_record(outer: Deployment) -> str:
 
 
 def _delete_topics(deployment: Deployment) -> str:
-    """Delete what exists of a demo's topics; why they stay, empty where they do not."""
+    """Delete what exists of a demo's topics; why they stay, empty where they do not.
+
+    A broker answers a deletion before its own metadata shows it: only when no listing has them are they gone.
+    """
     from producers.connection import admin_client
     from schemas.topics import all_topics
 
+    names = {deployment.topic(topic.name) for topic in all_topics()}
     try:
         with admin_client(deployment) as admin:
-            ours = {deployment.topic(topic.name) for topic in all_topics()} & set(admin.list_topics())
-            if ours:
+            if ours := names & set(admin.list_topics()):
                 admin.delete_topics(sorted(ours))
+            until = time.monotonic() + _DELETED_WITHIN_S
+            while ours and (ours := names & set(admin.list_topics())):
+                if time.monotonic() > until:
+                    return f"the broker is still deleting the demo's topics ({deployment.prefix}*)"
+                time.sleep(0.1)
     except AifError as error:
         return f"the demo's topics ({deployment.prefix}*) stay: {error}"
     return ""
