@@ -12,7 +12,7 @@ import click
 
 from schemas.errors import BadInput
 
-__all__ = ["command", "streams"]
+__all__ = ["command", "streams", "windows"]
 
 
 @click.group("bench")
@@ -45,10 +45,7 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
 
     Needs the packages of extra [bench] and Java, as `aif broker start` does. Nothing else should run meanwhile.
     """
-    # The bench belongs to a checkout and is not installed; the console script does not look there by itself.
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "bench" / "streams.py").is_file() and str(checkout) not in sys.path:
-        sys.path.insert(0, str(checkout))
+    _find_checkout()
     missing = [name for name in ("bench", "confluent_kafka", "quixstreams") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(
@@ -72,6 +69,58 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
         click.echo(json.dumps(found))
     else:
         _print(found)
+
+
+@command.command(
+    "windows",
+    epilog="""\b
+Examples:
+  aif bench windows                          the fold, its bytes, and training rows
+  aif bench windows --json | tail -1         one JSON object
+""",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line instead of a table.")
+@click.option("--events", default=400_000, show_default=True, help="Events per measurement.")
+@click.option("--users", default=50_000, show_default=True, help="Users that act.")
+@click.option("--repetitions", default=3, show_default=True, help="How often each is measured; medians are shown.")
+@click.option("--broker", "with_broker", is_flag=True, help="Also the real worker beside Quix Streams' window.")
+def windows(as_json: bool, events: int, users: int, repetitions: int, with_broker: bool) -> None:
+    """User windows, features and sequences: the pure fold, bytes written, export of training rows.
+
+    With --broker also user events through the worker, on a broker of its own, as `aif bench streams` does.
+    """
+    _find_checkout()
+    missing = [name for name in ("bench", "numba", "pyarrow") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
+    from rich.console import Console
+
+    from bench.windows import measure_windows
+
+    console = Console(stderr=True)
+    found = measure_windows(
+        events, users, repetitions, lambda name, number: console.print(f"{number + 1}/{repetitions} {name}")
+    )
+    if with_broker:
+        from bench.window_lane import measure_lane
+
+        console.print("worker and rival")
+        found |= measure_lane(events, users)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for name, value in found.items():
+        if isinstance(value, int | float):
+            click.echo(f"{name:40} {value:>12,}")
+        elif name not in ("machine", "commit"):
+            click.echo(f"{name:40} {json.dumps(value)}")
+
+
+def _find_checkout() -> None:
+    """The bench belongs to a checkout and is not installed; the console script does not look there by itself."""
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "bench" / "streams.py").is_file() and str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, str]] = {
     "lag": "cli.lag:command",
     "tables": "cli.tables:command",
     "verify": "cli.verify:command",
+    "features": "cli.features:command",
     "dead-letters": "cli.dead_letters:command",
     "bench": "cli.bench:command",
 }

@@ -25,7 +25,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from domain.n2o import N2OLayout
-from domain.user_state import FINGERPRINT
+from domain.user_row import FINGERPRINT
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError
 

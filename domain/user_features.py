@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.artifact import Dimensions
-from domain.user_state import behaviours_of, window_counts
+from domain.user_row import behaviours_of, window_counts
 from schemas.records import UserHead
 
 __all__ = ["UserInputs", "log_counts", "log_hours", "user_inputs"]

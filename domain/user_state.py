@@ -1,71 +1,58 @@
-"""One user's row: window tiles, newest behaviours, recent event ids; and the fold that carries it over a batch.
+"""One user's row: window tiles, declared features, newest behaviours, recent event ids; and the fold over a batch.
 
 The fold is pure and equals, bit for bit, folding one event at a time in log order. For each event:
 
 1. its offset is not above the row's `source_offset` of the same topic id: *replayed*, the row already has it;
-2. its id is among the row's last 32 (duplicates.py): *duplicate*;
-3. it is older than the row's newest event time by more than the longest window: *late*;
-4. otherwise it counts in its tile of every window (windows.py) and is the newest behaviour in log order.
+2. the row's newest event time lies more than IDLE_MS behind the partition's clock, this event included: the row is
+   *expired*, and this event begins a new one (a sweep may have deleted it meanwhile: no one can tell);
+3. its id is among the row's last 32 (the rule of duplicates.py): *duplicate*;
+4. it is older than the row's newest event time by more than the longest window: *late*;
+5. otherwise it counts in its tile of every window (windows.py), in the declared features (feature_plan.py), and is the
+   newest behaviour in log order (sequence.py).
 
-Whatever is not replayed moves `source_offset`; whatever is neither replayed nor duplicate is remembered by id. So a
-row depends on its user's log alone and not on how the log was cut into batches.
+Whatever is not replayed moves `source_offset`; whatever is neither replayed nor duplicate is remembered by id. The
+partition's clock is the newest event time of its valid events so far, so a row depends on its partition's log alone
+and not on how the log was cut into batches.
 
-Cost: about 2 us an event where a batch of 2,000 touches 600 full rows. Up to half of it is page faults of temporary
-arrays, unless malloc keeps freed memory (MALLOC_TRIM_THRESHOLD_). Loops over users only cut and join bytes.
+The loop over events is compiled (user_kernel.py); loops over users here only cut and join bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from domain.duplicates import EVENT_IDS, find_duplicates
-from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS, count_windows, merge_tiles
+from domain.duplicates import EVENT_IDS
+from domain.feature_plan import PLAN, Plan
+from domain.features import RANKED
+from domain.moving import move, moves
+from domain.sequence import BEHAVIOUR_DTYPE, CHUNK, held_chunks
+from domain.user_kernel import COUNTED, DUPLICATE, LATE, NEVER, REPLAYED, fold_events
+from domain.user_row import FINGERPRINT, RANKED_DTYPE, VALUE_DTYPE, check_rows
+from domain.windows import TILE_DTYPE, WINDOWS
 from schemas.errors import Corrupt
-from schemas.ids import hashed_id
-from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
+from schemas.records import ACTION_CODES, UserEvent, UserHead
 
-__all__ = [
-    "BEHAVIOURS",
-    "BEHAVIOUR_DTYPE",
-    "FINGERPRINT",
-    "EventBatch",
-    "Folded",
-    "behaviours_of",
-    "fold",
-    "window_counts",
-]
+__all__ = ["IDLE_MS", "EventBatch", "Folded", "fold", "open_chunks"]
 
-#: Newest behaviours that a row keeps.
-BEHAVIOURS: Final = 32
+#: A row without an event for this long, by its partition's clock, ends: two years, beyond any window and any training.
+IDLE_MS: Final = 2 * 365 * 86_400_000
 
-#: A packed behaviour; `category_id` is meaningful with `has_category`, `action` is an action code.
-BEHAVIOUR_DTYPE: Final = np.dtype(
-    [("item_id", "<i8"), ("event_time_ms", "<i8"), ("category_id", "<i8"), ("has_category", "?"), ("action", "u1")]
-)
-
-#: Of everything that decides what a row's bytes mean; part of every row and of a model's manifest.
-FINGERPRINT: Final = hashed_id(
-    repr([list(map(tuple, WINDOWS)), TILE_DTYPE.descr, BEHAVIOUR_DTYPE.descr, BEHAVIOURS, EVENT_IDS, ACTIONS])
-)
-
-# Older than any event, and far enough from the ends of int64 that windows before it do not wrap.
-_NEVER: Final = -(2**61)
-_IDS_BYTES: Final = EVENT_IDS * np.dtype(np.int64).itemsize
-_BEHAVIOURS_BYTES: Final = BEHAVIOURS * BEHAVIOUR_DTYPE.itemsize
 _COLUMNS: Final = itemgetter("event_id", "user_id", "item_id", "event_time_ms", "action", "category_id", "value")
+#: Packed columns of a row that the kernel reads, with the types of what they hold.
+_PACKED: Final = (("tiles", TILE_DTYPE), ("values", VALUE_DTYPE), ("ranked", RANKED_DTYPE))
 
 
 @dataclass(frozen=True)
 class EventBatch:
     """Events of one partition in log order, as columns of equal length.
 
-    `category_id` and `value` are 0 where the event has none. Event times lie within +-2**60 ms.
+    Where the event has none, `category_id` is 0 and `value` is NaN: 0 is a value. Event times lie within +-2**52 ms.
     """
 
     offset: npt.NDArray[np.int64]
@@ -94,7 +81,7 @@ class EventBatch:
             action=np.array([ACTION_CODES[action] for action in actions], dtype=np.uint8),
             category_id=np.array([0 if category is None else category for category in categories], dtype=np.int64),
             has_category=np.array([category is not None for category in categories], dtype=np.bool_),
-            value=np.array([0.0 if value is None else value for value in values], dtype=np.float64),
+            value=np.array([np.nan if value is None else value for value in values], dtype=np.float64),
         )
 
     def __len__(self) -> int:
@@ -107,159 +94,203 @@ class EventBatch:
 
 @dataclass(frozen=True)
 class Folded:
-    """What a batch did: the rows it changed, and how many events it left out, by cause."""
+    """What a batch did: the rows it changed, and how many events it left out, by cause.
+
+    `chunks` are the rows behind heads that changed, by (user, number): packed behaviours, None where one goes.
+    `clock_ms` is the partition's clock after the batch.
+    """
 
     heads: dict[int, UserHead]
     duplicates: int
     replayed: int
     late: int
+    expired: int = 0
+    chunks: dict[tuple[int, int], bytes | None] = field(default_factory=dict)
+    clock_ms: int = NEVER
 
 
-@dataclass(frozen=True)
-class _Touched:
-    """A batch sorted by user, log order kept within a user, with each user's row (None: none yet)."""
-
-    users: npt.NDArray[np.int64]
-    rows: list[UserHead | None]
-    events: EventBatch
-    owner: npt.NDArray[np.int64]
-
-    @classmethod
-    def by(cls, heads: Mapping[int, UserHead], batch: EventBatch) -> _Touched:
-        events = batch.take(np.argsort(batch.user_id, kind="stable"))
-        first = np.ones(len(events), dtype=np.bool_)
-        first[1:] = events.user_id[1:] != events.user_id[:-1]
-        users = events.user_id[first]
-        return cls(users, [heads.get(user) for user in users.tolist()], events, np.cumsum(first) - 1)
+def open_chunks(heads: Mapping[int, UserHead], batch: EventBatch) -> list[tuple[int, int]]:
+    """Chunks (user, number) that `fold` may have to extend: of users whose heads may overflow."""
+    users, counts = np.unique(batch.user_id, return_counts=True)
+    return [
+        (user, row["moved"] // CHUNK)
+        for user, count in zip(users.tolist(), counts.tolist(), strict=True)
+        if (row := heads.get(user)) and row["moved"] % CHUNK and moves(len(row["behaviours"]), count)
+    ]
 
 
-def fold(heads: Mapping[int, UserHead], batch: EventBatch, topic_id: int) -> Folded:
+def fold(
+    heads: Mapping[int, UserHead],
+    batch: EventBatch,
+    topic_id: int,
+    *,
+    chunks: Mapping[tuple[int, int], bytes] | None = None,
+    clock_ms: int | npt.NDArray[np.int64] = NEVER,
+    idle_ms: int = IDLE_MS,
+    plan: Plan = PLAN,
+) -> Folded:
     """Fold a batch into the rows of its users; `heads` has the row of every user that has one, and is not changed.
 
-    Raises Corrupt where offsets do not ascend or a row is of other window declarations.
+    `chunks` has those that `open_chunks` names, `clock_ms` is the partition's clock before the batch, or at each event
+    where the batch is a part of the log. Raises Corrupt where offsets do not ascend, a chunk is not there, or a row is
+    laid out or declared otherwise (migration.py).
     """
     if not len(batch):
-        return Folded({}, 0, 0, 0)
+        return Folded({}, 0, 0, 0, clock_ms=int(np.max(clock_ms, initial=NEVER)))
     if (batch.offset[1:] <= batch.offset[:-1]).any():
         raise Corrupt("offsets of a batch must ascend: it is not one partition in log order")
-    touched = _Touched.by(heads, batch)
-    _check(touched.rows)
-    applied = np.array(
-        [row["source_offset"] if row and row["source_topic_id"] == topic_id else -1 for row in touched.rows], dtype="i8"
+    clock = np.maximum.accumulate(np.maximum(batch.event_time_ms, clock_ms))
+    order = np.argsort(batch.user_id, kind="stable")
+    events = batch.take(order)
+    edge = np.flatnonzero(events.user_id[1:] != events.user_id[:-1]) + 1
+    first = np.concatenate([[0], edge, [len(events)]])
+    users: list[int] = events.user_id[first[:-1]].tolist()
+    rows = [heads.get(user) for user in users]
+    check_rows(rows, plan)
+    state = _State.of(rows, topic_id, len(events), plan)
+    state.run(first, events, clock[order], idle_ms, plan)
+    changed, moved_chunks = _assemble(users, rows, first, events, state, topic_id, plan, chunks or {})
+    counts = np.bincount(state.verdict, minlength=4)
+    return Folded(
+        changed,
+        int(counts[DUPLICATE]),
+        int(counts[REPLAYED]),
+        int(counts[LATE]),
+        int((state.start >= 0).sum()),
+        moved_chunks,
+        int(clock[-1]),
     )
-    fresh = touched.events.offset > applied[touched.owner]
-    replayed = len(fresh) - int(fresh.sum())
-    if replayed == len(batch):
-        return Folded({}, 0, replayed, 0)
-    if replayed:
-        in_log_order = np.isin(batch.offset, touched.events.offset[fresh], assume_unique=True)
-        touched = _Touched.by(heads, batch.take(in_log_order))
-    return _fold_fresh(touched, topic_id, replayed)
 
 
-def _fold_fresh(touched: _Touched, topic_id: int, replayed: int) -> Folded:
-    rows, owner, events = touched.rows, touched.owner, touched.events
-    remembered = [row["event_ids"] if row else b"" for row in rows]
-    duplicate = find_duplicates(remembered, events.event_id, owner)
-    tiles, tile_owner, before = _tiles_of(rows)
-    late = _late(events.event_time_ms, owner, before, ~duplicate)
-    counted = ~(duplicate | late)
-    kept, kept_owner = (events, owner) if counted.all() else (events.take(counted), owner[counted])
-    newest = before.copy()
-    np.maximum.at(newest, kept_owner, kept.event_time_ms)
+class _State:
+    """What the kernel reads and writes of the rows of a batch."""
 
-    merged, tile_counts = merge_tiles(tiles, tile_owner, before, kept.event_time_ms, kept.action, kept_owner, newest)
-    users = len(rows)
-    new_ids = _cut(events.event_id[~duplicate], np.bincount(owner[~duplicate], minlength=users))
-    new_behaviours = _cut(_behaviours(kept), np.bincount(kept_owner, minlength=users))
-    last = np.append(np.flatnonzero(np.diff(owner)), len(owner) - 1)
-    columns = zip(
-        touched.users.tolist(),
-        rows,
-        remembered,
-        events.offset[last].tolist(),
-        newest.tolist(),
-        new_ids,
-        _cut(merged, tile_counts),
-        new_behaviours,
-        strict=True,
-    )
+    def __init__(self, rows: list[UserHead | None], applied: list[int], events: int, plan: Plan) -> None:
+        count = len(rows)
+        self.applied = np.array(applied, dtype=np.int64)
+        self.newest = np.array([row["newest_event_time_ms"] if row else NEVER for row in rows], dtype=np.int64)
+        width = EVENT_IDS * 8
+        held = [row["event_ids"] if row else b"" for row in rows]
+        self.ids = np.frombuffer(bytearray().join([ids.ljust(width, b"\0") for ids in held]), dtype=np.int64)
+        self.ids = self.ids.reshape(count, EVENT_IDS)
+        self.ids_held = np.array([len(ids) // 8 for ids in held], dtype=np.int64)
+        self.packed: list[npt.NDArray[Any]] = []
+        self.firsts: list[npt.NDArray[np.int64]] = []
+        for name, dtype in _PACKED:
+            parts = [row[name] if row else b"" for row in rows]  # type: ignore[literal-required]
+            self.packed.append(np.frombuffer(bytearray().join(parts), dtype=dtype))
+            self.firsts.append(np.concatenate([[0], np.cumsum([len(part) for part in parts]) // dtype.itemsize]))
+        levels = len(WINDOWS)
+        most = (
+            len(self.packed[0]) + events * (levels + len(plan.sketches)),
+            len(self.packed[1]) + events * (len(plan.amounts) + len(plan.scalars)),
+            min(len(self.packed[2]) + events * len(plan.rankings), count * RANKED * len(plan.rankings)),
+        )
+        self.out = tuple(
+            tuple(np.empty(size, dtype=dtype[name]) for name in dtype.names or ())
+            for size, (_, dtype) in zip(most, _PACKED, strict=True)
+        )
+        self.ends = np.zeros((count, len(_PACKED)), dtype=np.int64)
+        self.verdict = np.empty(events, dtype=np.int64)
+        self.start = np.empty(count, dtype=np.int64)
+
+    @classmethod
+    def of(cls, rows: list[UserHead | None], topic_id: int, events: int, plan: Plan) -> _State:
+        """The state of these rows, before so many events of a topic."""
+        applied = [row["source_offset"] if row and row["source_topic_id"] == topic_id else -1 for row in rows]
+        return cls(rows, applied, events, plan)
+
+    def run(
+        self,
+        first: npt.NDArray[np.int64],
+        events: EventBatch,
+        clock: npt.NDArray[np.int64],
+        idle_ms: int,
+        plan: Plan,
+    ) -> None:
+        columns = (
+            events.offset, events.event_id, events.item_id, events.event_time_ms, events.action, events.category_id,
+            events.has_category, events.value,
+        )  # fmt: skip
+        # Columns and not records: compiled code reaches them ten times faster.
+        packed = tuple(
+            piece
+            for array, first_of_row in zip(self.packed, self.firsts, strict=True)
+            for piece in (tuple(np.ascontiguousarray(array[name]) for name in array.dtype.names or ()), first_of_row)
+        )
+        fold_events(
+            first, columns, clock, idle_ms, self.applied, self.newest, self.ids, self.ids_held, packed, plan.kernel,
+            self.verdict, self.start, self.out, self.ends,
+        )  # fmt: skip
+
+    def cut(self, column: int) -> list[bytes]:
+        """Each row's new bytes of a packed column."""
+        itemsize = _PACKED[column][1].itemsize
+        ends: list[int] = (self.ends[:, column] * itemsize).tolist()
+        joined = np.empty(self.ends[-1, column], dtype=_PACKED[column][1])
+        for name, values in zip(joined.dtype.names or (), self.out[column], strict=True):
+            joined[name] = values[: len(joined)]
+        raw = joined.tobytes()
+        return [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _assemble(
+    users: list[int],
+    rows: list[UserHead | None],
+    first: npt.NDArray[np.int64],
+    events: EventBatch,
+    state: _State,
+    topic_id: int,
+    plan: Plan,
+    chunks: Mapping[tuple[int, int], bytes],
+) -> tuple[dict[int, UserHead], dict[tuple[int, int], bytes | None]]:
+    """Rows that changed, and chunks."""
+    joining = _joining(first, events, state)
+    ids, declarations = state.ids.tobytes(), plan.fingerprint
+    width = EVENT_IDS * 8
     changed: dict[int, UserHead] = {}
-    for user, row, ids, offset, newest_ms, more_ids, row_tiles, more_behaviours in columns:
+    moved_chunks: dict[tuple[int, int], bytes | None] = {}
+    columns = zip(
+        users, rows, state.applied.tolist(), state.newest.tolist(), state.ids_held.tolist(), state.start.tolist(),
+        state.cut(0), state.cut(1), state.cut(2), joining, range(0, len(ids), width), strict=True,
+    )  # fmt: skip
+    for user, row, offset, newest, held, start, tiles, values, ranked, more, at in columns:
+        if row and row["source_offset"] == offset and row["source_topic_id"] == topic_id:
+            continue  # every event was replayed
+        behaviours, moved, index = more, 0, b""
+        if row and start < 0:
+            behaviours, moved, index = row["behaviours"] + more, row["moved"], row["category_index"]
+        elif row:
+            moved_chunks.update(dict.fromkeys((user, number) for number in held_chunks(row["moved"])))
+        if moves(len(behaviours), 0):
+            done = move(behaviours, moved, index, chunks.get((user, moved // CHUNK), b"") if moved % CHUNK else b"")
+            behaviours, moved, index = done.behaviours, done.moved, done.category_index
+            moved_chunks.update({(user, number): chunk for number, chunk in done.chunks.items()})
         changed[user] = {
             "fingerprint": FINGERPRINT,
             "source_topic_id": topic_id,
             "source_offset": offset,
-            "newest_event_time_ms": newest_ms,
-            "event_ids": (ids + more_ids)[-_IDS_BYTES:],
-            "tiles": row_tiles,
-            "behaviours": ((row["behaviours"] if row else b"") + more_behaviours)[-_BEHAVIOURS_BYTES:],
+            "newest_event_time_ms": newest,
+            "event_ids": ids[at : at + 8 * held],
+            "tiles": tiles,
+            "behaviours": behaviours,
+            "declarations": declarations,
+            "values": values,
+            "ranked": ranked,
+            "moved": moved,
+            "category_index": index,
         }
-    return Folded(changed, int(duplicate.sum()), replayed, int(late.sum()))
+    return changed, moved_chunks
 
 
-def _late(
-    times: npt.NDArray[np.int64],
-    owner: npt.NDArray[np.int64],
-    newest: npt.NDArray[np.int64],
-    eligible: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.bool_]:
-    """Which eligible events came after one of their user that is newer by more than the longest window ([n] bool)."""
-    final = newest.copy()
-    np.maximum.at(final, owner[eligible], times[eligible])
-    if not (eligible & (times < final[owner] - LONGEST_MS)).any():
-        return np.zeros(len(times), dtype=np.bool_)
-    # The newest time at each event: a running maximum that starts anew at each user, over ranks so that a user's
-    # values can be lifted above those of the users before without overflow.
-    seen = np.where(eligible, np.maximum(times, newest[owner]), newest[owner])
-    values, rank = np.unique(seen, return_inverse=True)
-    running = values[np.maximum.accumulate(owner * len(values) + rank) % len(values)]
-    return np.asarray(eligible & (times < running - LONGEST_MS))
-
-
-def _behaviours(events: EventBatch) -> npt.NDArray[Any]:
-    packed = np.empty(len(events), dtype=BEHAVIOUR_DTYPE)
+def _joining(first: npt.NDArray[np.int64], events: EventBatch, state: _State) -> list[bytes]:
+    """Packed behaviours that join each row's sequence."""
+    joins = state.verdict == COUNTED
+    for row in np.flatnonzero(state.start >= 0).tolist():
+        joins[first[row] : state.start[row]] = False  # of the row that expired
+    packed = np.empty(int(joins.sum()), dtype=BEHAVIOUR_DTYPE)
     for name in BEHAVIOUR_DTYPE.names or ():
-        packed[name] = getattr(events, name)
-    return packed
-
-
-def _cut(packed: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> list[bytes]:
-    """The bytes of consecutive runs of `counts` elements."""
-    raw, ends = packed.tobytes(), (np.cumsum(counts) * packed.itemsize).tolist()
+        packed[name] = getattr(events, name)[joins]
+    raw = packed.tobytes()
+    ends: list[int] = (np.cumsum(joins)[first[1:] - 1] * BEHAVIOUR_DTYPE.itemsize).tolist()
     return [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def _tiles_of(
-    rows: Sequence[UserHead | None],
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """All tiles, the row of each, and every row's newest event time."""
-    packed = [row["tiles"] if row else b"" for row in rows]
-    counts = np.array([len(tiles) for tiles in packed], dtype=np.int64) // TILE_DTYPE.itemsize
-    newest = np.array([row["newest_event_time_ms"] if row else _NEVER for row in rows], dtype=np.int64)
-    return np.frombuffer(b"".join(packed), dtype=TILE_DTYPE), np.repeat(np.arange(len(rows)), counts), newest
-
-
-def _check(rows: Sequence[UserHead | None]) -> None:
-    for row in rows:
-        if row and row["fingerprint"] != FINGERPRINT:
-            raise Corrupt(
-                f"a user row has fingerprint {row['fingerprint']}, this build {FINGERPRINT}: "
-                "its windows are declared otherwise; rebuild table users from its log"
-            )
-
-
-def window_counts(heads: Sequence[UserHead | None], at_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Events by window and action of each user at its own time ([n] int64 ms -> [n, windows, actions] float32).
-
-    Zeros for a user without a row, and for an idle one whose tiles have all expired at `at_ms`. See windows.py for
-    what a window at a time is. Raises Corrupt where a row is of other window declarations.
-    """
-    _check(heads)
-    return count_windows(*_tiles_of(heads), at_ms)
-
-
-def behaviours_of(head: UserHead | None) -> npt.NDArray[Any]:
-    """The newest behaviours in log order ([<= 32] BEHAVIOUR_DTYPE, read-only). Raises Corrupt as window_counts does."""
-    _check([head])
-    return np.frombuffer(head["behaviours"] if head else b"", dtype=BEHAVIOUR_DTYPE)

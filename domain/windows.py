@@ -9,7 +9,7 @@ Reading at t < newest sees only what the row still keeps.
 
 Every tile that a row can keep has a *cell*: window by window, oldest tile first, one cell per action. A cell means a
 time only together with its row's newest event time, which keeps a packed tile at 6 bytes; when newest moves on, all
-cells of the row shift.
+cells of the row shift. The fold that moves them is user_kernel.py; here is what a tile is, and reading.
 
 Everything here is arithmetic on arrays of many rows at once; `owner` is the row that a tile or event belongs to.
 Times must lie within +-2**60 ms.
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from schemas.records import ACTIONS
 
-__all__ = ["LONGEST_MS", "TILE_DTYPE", "WINDOWS", "Window", "count_windows", "merge_tiles", "oldest_starts"]
+__all__ = ["CELLS", "FIRST_CELL", "LONGEST_MS", "TILE_DTYPE", "WINDOWS", "Window", "count_windows", "oldest_starts"]
 
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 60 * _MINUTE_MS
@@ -59,55 +59,18 @@ TILE_DTYPE: Final = np.dtype([("cell", "<u2"), ("count", "<u4")])
 
 _LENGTH_MS: Final = np.array([window.length_ms for window in WINDOWS], dtype=np.int64)
 _TILE_MS: Final = np.array([window.tile_ms for window in WINDOWS], dtype=np.int64)
-_MOST_TILES: Final = max(window.tiles for window in WINDOWS)
-_FIRST_CELL: Final = len(ACTIONS) * np.cumsum([0, *(window.tiles for window in WINDOWS)])
-_CELLS: Final = int(_FIRST_CELL[-1])
-_CELL_WINDOW: Final = np.repeat(np.arange(len(WINDOWS)), np.diff(_FIRST_CELL))
-_CELL_TILE: Final = (np.arange(_CELLS) - _FIRST_CELL[_CELL_WINDOW]) // len(ACTIONS)
-_CELL_ACTION: Final = np.arange(_CELLS) % len(ACTIONS)
+#: First cell of each window, then the number of cells ([windows + 1]).
+FIRST_CELL: Final = len(ACTIONS) * np.cumsum([0, *(window.tiles for window in WINDOWS)])
+CELLS: Final = int(FIRST_CELL[-1])
+_CELL_WINDOW: Final = np.repeat(np.arange(len(WINDOWS)), np.diff(FIRST_CELL))
+_CELL_TILE: Final = (np.arange(CELLS) - FIRST_CELL[_CELL_WINDOW]) // len(ACTIONS)
+_CELL_ACTION: Final = np.arange(CELLS) % len(ACTIONS)
 
 
 def oldest_starts(at_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Start of the oldest tile of every window at each time ([n] int64 ms -> [n, windows] int64 ms)."""
     start = at_ms[:, None] - _LENGTH_MS
     return np.asarray(start - start % _TILE_MS, dtype=np.int64)
-
-
-def merge_tiles(
-    tiles: npt.NDArray[Any],
-    tile_owner: npt.NDArray[np.int64],
-    newest_before_ms: npt.NDArray[np.int64],
-    event_time_ms: npt.NDArray[np.int64],
-    action: npt.NDArray[np.uint8],
-    event_owner: npt.NDArray[np.int64],
-    newest_ms: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Tiles of all rows after their events, expired ones left out, and how many each row has.
-
-    [m] TILE_DTYPE sorted by row, [rows] int64. The newest event times of the rows ([rows] int64, owners index them)
-    are those that `tiles` were packed with and those with the events included. Scratch memory is 1.6 kB a row.
-    """
-    oldest = oldest_starts(newest_ms)
-    grid = np.zeros(len(newest_ms) * _CELLS, dtype=np.uint32)
-    # Shifting by all its tiles empties a window, however many years lie between.
-    shift = np.minimum((oldest - oldest_starts(newest_before_ms)) // _TILE_MS, _MOST_TILES) * len(ACTIONS)
-    cell = tiles["cell"].astype(np.int64)
-    window = _CELL_WINDOW[cell]
-    cell -= shift[tile_owner, window]
-    kept = np.flatnonzero(cell >= _FIRST_CELL[window])
-    grid[(tile_owner * _CELLS + cell)[kept]] = tiles["count"][kept]  # a row has no cell twice
-    first = event_owner * _CELLS + action
-    for index, each in enumerate(WINDOWS):
-        tile = (event_time_ms - oldest[event_owner, index]) // each.tile_ms
-        cell = first + (_FIRST_CELL[index] + tile * len(ACTIONS))
-        np.add.at(grid, cell[tile >= 0], np.uint32(1))
-
-    # Boolean indexing and a two-dimensional nonzero would each cost five times this.
-    filled = np.flatnonzero(grid != 0)
-    merged = np.empty(len(filled), dtype=TILE_DTYPE)
-    merged["cell"] = filled % _CELLS
-    merged["count"] = grid[filled]
-    return merged, np.diff(np.searchsorted(filled, np.arange(len(newest_ms) + 1) * _CELLS))
 
 
 def count_windows(
@@ -121,6 +84,8 @@ def count_windows(
     `newest_ms` and `at_ms` are [rows] int64. Tiles that start after the row's `at_ms` do not count.
     """
     shape = len(at_ms), len(WINDOWS), len(ACTIONS)
+    counted = tiles["cell"] < CELLS  # behind them lie the sketches of declared features
+    tiles, tile_owner = tiles[counted], tile_owner[counted]
     cell = tiles["cell"]
     window = _CELL_WINDOW[cell]
     start = oldest_starts(newest_ms)[tile_owner, window] + _CELL_TILE[cell] * _TILE_MS[window]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from domain.artifact import Dimensions
 from domain.item_features import ITEM_NUMERIC
-from domain.user_state import BEHAVIOURS
+from domain.sequence import BEHAVIOURS
 from domain.windows import WINDOWS
 from schemas.deployment import Deployment
 from schemas.errors import BadInput

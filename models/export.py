@@ -26,7 +26,7 @@ import torch
 
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
 from domain.item_features import ItemInputs
-from domain.user_state import FINGERPRINT
+from domain.user_row import FINGERPRINT
 from models.aif import AIF, Head
 from models.tower import SAMPLE_INPUTS, LoadedTower
 from schemas.errors import ArtifactError, BadInput

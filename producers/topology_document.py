@@ -73,7 +73,7 @@ def _lines() -> Iterator[str]:
         settings = ", ".join(f"{key}={value}" for key, value in sorted(topic_configs(_DEFAULTS, topic).items()))
         yield f"- `{topic.name}`: {settings}"
     yield "\n## Records\n"
-    for name in dict.fromkeys([topic.schema for topic in all_topics()] + ["watermark"]):
+    for name in dict.fromkeys([*(topic.schema for topic in all_topics()), *_chunk_schemas(), "watermark"]):
         yield from _record(name)
     yield "## Action codes\n"
     yield "In packed rows an action is its number: " + ", ".join(
@@ -115,10 +115,16 @@ def _table_paragraph(table: Table) -> Iterator[str]:
         fields: Any = layout.dtype.fields
         places = (f"{name} at {place[1]} ({place[0].itemsize} bytes)" for name, place in fields.items())
         yield f"  {', '.join(places)}."
+    if table.chunk_schema is not None:
+        yield f"- Rows behind it: key {table.key} and a 4-byte big-endian number, value {_title(table.chunk_schema)}."
     yield f"- Read by {table.readers}."
     yield f"- Recovery: the owner of a partition replays `{changelog_topic(table.name)}` from where its store stopped."
     yield "- Order: one transaction per source batch, rows first, the watermark row last; a row notes the source offset"
     yield "  it contains, so that a repeated batch changes nothing.\n"
+
+
+def _chunk_schemas() -> list[str]:
+    return [table.chunk_schema for table in TABLES.values() if table.chunk_schema is not None]
 
 
 def _record(name: str) -> Iterator[str]:

@@ -14,13 +14,27 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["WATERMARK_KEY", "entity_id", "entity_ids", "entity_key", "entity_keys", "hashed_id"]
+__all__ = [
+    "CHUNK_KEY_BYTES",
+    "WATERMARK_KEY",
+    "chunk_key",
+    "chunk_of",
+    "entity_id",
+    "entity_ids",
+    "entity_key",
+    "entity_keys",
+    "hashed_id",
+]
 
 #: Key of the watermark row of a table partition. Entity keys are 8 bytes (12 with a chunk number), this is 9.
 WATERMARK_KEY = b"watermark"
 
 _KEY = struct.Struct(">q")
+_CHUNK_KEY = struct.Struct(">qI")
 _INT64_MAX = 2**63 - 1
+
+#: Length of a chunk's key: an id and a chunk number.
+CHUNK_KEY_BYTES = _CHUNK_KEY.size
 
 
 def hashed_id(original: str) -> int:
@@ -38,6 +52,17 @@ def entity_id(key: bytes) -> int:
     """The id of an 8-byte key."""
     value: int = _KEY.unpack(key)[0]
     return value
+
+
+def chunk_key(entity: int, number: int) -> bytes:
+    """The 12-byte key of a chunk behind an entity's row: id and chunk number, big-endian."""
+    return _CHUNK_KEY.pack(entity, number)
+
+
+def chunk_of(key: bytes) -> tuple[int, int]:
+    """The id and the chunk number of a 12-byte key."""
+    entity, number = _CHUNK_KEY.unpack(key)
+    return entity, number
 
 
 def entity_keys(entities: npt.NDArray[np.int64]) -> list[bytes]:

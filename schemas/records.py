@@ -17,6 +17,7 @@ __all__ = [
     "ItemUpdate",
     "ModelVersion",
     "N2ORow",
+    "UserChunk",
     "UserEvent",
     "UserHead",
     "Watermark",
@@ -121,6 +122,18 @@ class UserHead(TypedDict):
     newest_event_time_ms: int
     event_ids: bytes
     tiles: bytes
+    behaviours: bytes
+    declarations: int
+    values: bytes
+    ranked: bytes
+    moved: int
+    category_index: bytes
+
+
+class UserChunk(TypedDict):
+    """See avro/user_chunk.avsc."""
+
+    fingerprint: int
     behaviours: bytes
 
 

@@ -36,7 +36,10 @@ class Topic:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: RocksDB in the worker that owns the partition, and a compacted changelog topic that is its truth."""
+    """A table: RocksDB in the worker that owns the partition, and a compacted changelog topic that is its truth.
+
+    `chunk_schema` is that of further rows behind an entity's own, under its key and a 4-byte big-endian number.
+    """
 
     name: str
     key: str
@@ -45,6 +48,7 @@ class Table:
     writers: str
     readers: str
     holds: str
+    chunk_schema: str | None = None
 
 
 def dead_letter_topic(source: str) -> str:
@@ -89,7 +93,9 @@ TABLES: Final[dict[str, Table]] = {
         ),
         Table(
             "users", "user_id", "user_head", "user-events", "user agent", "serving (user phase)",
-            "Sparse window tiles by event time, the newest 32 behaviours, the last 32 event ids.",
+            "Sparse window tiles by event time, state of declared features, the newest 32 behaviours, the last 32 event"
+            " ids; behind each user's row chunks of 256 older behaviours, 10,000 in all.",
+            "user_chunk",
         ),
     )
 }  # fmt: skip

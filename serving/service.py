@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from domain.feature_plan import PLAN
+from domain.feature_values import feature_values
 from domain.n2o import Flag
-from domain.user_state import behaviours_of, window_counts
+from domain.user_row import behaviours_of, window_counts
 from domain.windows import WINDOWS
 from schemas.deployment import Deployment
 from schemas.errors import DecodeError, Unavailable
@@ -81,15 +84,17 @@ class Service:
         return {"item_id": item_id, "live": item is not None, **(item._asdict() if item else {}), "rows": rows}
 
     def user(self, user_id: int, at_ms: int | None) -> dict[str, Any] | None:
-        """A user's windows and behaviours as the user phase reads them at a time; None for a user without a row.
+        """A user's windows and behaviours as the user phase reads them at a time, and declared features.
 
+        None for a user without a row.
         Raises DecodeError where the row cannot be read by this build.
         """
         head = self._store.users.head(user_id)
         if head is None:
             return None
         at = self._now_ms() if at_ms is None else at_ms
-        counts = window_counts([head], np.array([at], dtype=np.int64))[0]
+        when = np.array([at], dtype=np.int64)
+        counts = window_counts([head], when)[0]
         return {
             "user_id": user_id,
             "at_ms": at,
@@ -99,6 +104,7 @@ class Service:
                 window.name: {ACTIONS[code]: int(counts[row, code]) for code in np.flatnonzero(counts[row]).tolist()}
                 for row, window in enumerate(WINDOWS)
             },
+            "features": self._features(head, when),
             "behaviours": [
                 {
                     "item_id": int(each["item_id"]),
@@ -110,6 +116,12 @@ class Service:
                 for each in behaviours_of(head)[::-1]
             ],
         }
+
+    def _features(self, head: UserHead, when: npt.NDArray[np.int64]) -> dict[str, Any] | None:
+        """Declared features by name; None while the worker has not migrated the row to this build's declarations."""
+        if head["declarations"] != PLAN.fingerprint:
+            return None
+        return {name: column.items()[0] for name, column in feature_values([head], when).items()}
 
     def versions_known(self) -> dict[str, Any]:
         """What is live, what comes next, and what was refused."""

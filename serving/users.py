@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from domain.user_state import FINGERPRINT
+from domain.user_row import FINGERPRINT
 from schemas.codec import codec
 from schemas.errors import DecodeError
 from schemas.ids import entity_key

@@ -8,9 +8,8 @@ file that is damaged or of another format is refused by name.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +17,15 @@ import zstandard
 
 from schemas.codec import codec
 from schemas.errors import BadInput
-from streams.oracle import ItemsOracle, UsersOracle, UserState
+from streams.oracle import ItemsOracle
+from streams.user_oracle import PlainUser, UsersOracle
 
 __all__ = ["Checkpoint", "PartitionState"]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+#: Beside the users of a partition, its clock.
+_CLOCK: Final = "clock_ms"
+_MAPPINGS: Final = frozenset({"counts", "amounts", "registers", "scalars", "ranked", "index"})
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,12 @@ class PartitionState:
         """The state of an oracle that has taken every record below `offset`."""
         if isinstance(oracle, ItemsOracle):
             encode = codec("item_update").encode
-            rows = {str(item): [at, encode(update).hex()] for item, (at, update) in oracle.newest.items()}
+            rows: dict[str, Any] = {
+                str(item): [at, encode(update).hex()] for item, (at, update) in oracle.newest.items()
+            }
         else:
             rows = {str(user): _plain(state) for user, state in oracle.users.items()}
+            rows[_CLOCK] = oracle.clock_ms
         return cls(topic_id, offset, rows)
 
     def restore(self, oracle: ItemsOracle | UsersOracle) -> None:
@@ -49,7 +55,8 @@ class PartitionState:
             decode = codec("item_update").decode
             oracle.newest = {int(item): (at, decode(bytes.fromhex(raw))) for item, (at, raw) in self.rows.items()}
         else:
-            oracle.users = {int(user): _state(plain) for user, plain in self.rows.items()}
+            oracle.users = {int(user): _state(plain) for user, plain in self.rows.items() if user != _CLOCK}
+            oracle.clock_ms = self.rows[_CLOCK]
 
 
 @dataclass
@@ -86,12 +93,23 @@ class Checkpoint:
             raise BadInput(f"{path} is not a checkpoint of `aif verify` ({error}): delete it") from error
 
 
-def _plain(state: UserState) -> list[Any]:
-    tiles = [[*key, count] for key, count in state.tiles.items()]
-    return [state.source_offset, state.newest_ms, state.ids, state.behaviours, tiles]
+def _plain(user: PlainUser) -> dict[str, Any]:
+    """The state as JSON can hold it: mappings with composite keys as lists of pairs."""
+    return {
+        name: list(value.items()) if isinstance(value, dict) else value
+        for name, value in ((each.name, getattr(user, each.name)) for each in fields(user))
+    }
 
 
-def _state(plain: list[Any]) -> UserState:
-    source_offset, newest_ms, ids, behaviours, tiles = plain
-    counted: Counter[tuple[int, int, int]] = Counter({(each[0], each[1], each[2]): each[3] for each in tiles})
-    return UserState(source_offset, newest_ms, ids, [tuple(behaviour) for behaviour in behaviours], counted)
+def _state(plain: dict[str, Any]) -> PlainUser:
+    state: dict[str, Any] = {}
+    for each in fields(PlainUser):
+        value = plain[each.name]
+        state[each.name] = {_tuples(key): _tuples(held) for key, held in value} if each.name in _MAPPINGS else value
+    state["sequence"] = [_tuples(behaviour) for behaviour in state["sequence"]]
+    state["index"] = {category: (weight, list(last)) for category, (weight, last) in state["index"].items()}
+    return PlainUser(**state)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -50,8 +50,8 @@ class Writes:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-#: Where a rebuild goes on: what it is for (a model version, "" at first) and the key behind which to look next. Kept
-#: by the owner of the partition and lost with it: another owner may have written since.
+#: Where a rebuild goes on: what it is for (a model version, a sweep's start, "" at first) and the key behind which to
+#: look next. Kept by the owner of the partition and lost with it: another owner may have written since.
 RebuildPlace = tuple[str, bytes]
 REBUILD_START: Final[RebuildPlace] = ("", b"")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from domain.partitioner import partition_of
 from schemas.codec import codec
@@ -23,6 +24,8 @@ from schemas.stores_on_disk import (
 from schemas.topics import TABLES
 
 __all__ = ["Snapshot", "StoreFolder", "find_row", "holder", "newest_stores", "store_folders"]
+
+_ENTITY_KEY_BYTES: Final = 8
 
 
 def store_folders(data_dir: Path) -> list[StoreFolder]:
@@ -81,14 +84,17 @@ class Snapshot(StoreSnapshot):
 
     @property
     def rows_estimate(self) -> int:
-        """Rows, without the watermark's and the store's own; RocksDB counts rewritten ones more than once."""
+        """Rows, chunks too, without the watermark's and the store's own; RocksDB counts rewritten ones repeatedly."""
         found = self._db.property_int_value("rocksdb.estimate-num-keys")
         others = sum(self.get(key) is not None for key in (WATERMARK_KEY, CHANGELOG_OFFSET_KEY, CHANGELOG_ID_KEY))
         return max(0, int(found or 0) - others)
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values of all rows in key order: ids ascend, negative ones behind the others."""
-        return (row for row in self.all_rows() if row[0] != WATERMARK_KEY)
+        """Keys and values of all entities' rows in key order: ids ascend, negative ones behind the others.
+
+        Chunks behind them are left out; their keys are longer.
+        """
+        return (row for row in self.all_rows() if len(row[0]) == _ENTITY_KEY_BYTES)
 
 
 def newest_stores(deployment: Deployment, table: str) -> dict[int, StoreFolder]:

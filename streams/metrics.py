@@ -13,7 +13,7 @@ _batches = Counter("aif_batches", "Batches committed.", ["source"])
 _rows = Counter("aif_table_rows", "Table rows written.", ["table"])
 _dead_letters = Counter("aif_dead_letters", "Records refused.", ["source"])
 _outcomes = Counter("aif_outcomes", "Records by what came of them, beside the plain case.", ["source", "outcome"])
-_rebuilt = Counter("aif_rebuilt_rows", "Rows recomputed because the model changed.", ["table"])
+_rebuilt = Counter("aif_rebuilt_rows", "Rows recomputed for another model or other declarations, or swept.", ["table"])
 
 transaction_seconds = Histogram(
     "aif_transaction_seconds", "Time of a batch's Kafka transaction.", ["source"],

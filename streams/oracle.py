@@ -1,4 +1,4 @@
-"""What the tables must hold, recomputed from the log one record at a time.
+"""What table items must hold, recomputed from the log one record at a time (users: user_oracle.py).
 
 Whether a record counts is the log's own verdict: one that has a dead letter was refused, whatever today's settings say
 of it. Validity is recomputed for the others.
@@ -10,24 +10,19 @@ packed formats) and says in the plainest way what the design promises.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
-from domain.duplicates import EVENT_IDS
 from domain.lsh import hyperplanes
-from domain.user_state import BEHAVIOUR_DTYPE, BEHAVIOURS
-from domain.validation import check_item_update, check_user_event
-from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
+from domain.validation import check_item_update
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord
-from schemas.records import ACTION_CODES, ACTIONS, ItemRow, UserHead
+from schemas.records import ItemRow
 from streams.fold import SourceRecord
 
-__all__ = ["ItemsOracle", "UserState", "UsersOracle", "signature_differs"]
+__all__ = ["ItemsOracle", "signature_differs"]
 
 #: A projection closer to its hyperplane than this may fall on either side: sums differ in their last bits.
 _ON_THE_PLANE: Final = 1e-9
@@ -95,97 +90,3 @@ def signature_differs(embedding: bytes | None, signature: bytes | None, deployme
         if found != (projection >= 0) and abs(projection) > _ON_THE_PLANE:
             return f"signature bit {bit} is {found}, the projection {projection:g}"
     return ""
-
-
-@dataclass
-class UserState:
-    """A user as the oracle keeps it."""
-
-    source_offset: int = -1
-    newest_ms: int | None = None
-    ids: list[int] = field(default_factory=list)
-    behaviours: list[tuple[int, int, int, bool, int]] = field(default_factory=list)
-    #: (window, start of tile, action) -> events
-    tiles: Counter[tuple[int, int, int]] = field(default_factory=Counter)
-
-
-class UsersOracle:
-    """Table users after a log."""
-
-    def __init__(self, deployment: Deployment, topic_id: int) -> None:
-        self._deployment, self._topic_id = deployment, topic_id
-        self.users: dict[int, UserState] = {}
-        #: Offsets of records that were not applied, and of those among them that today's settings would accept.
-        self.refused: set[int] = set()
-        self.acceptable_now: set[int] = set()
-
-    def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
-        """Take the next record of the log."""
-        try:
-            event: Any = codec("user_event").decode(record.value)
-            check_user_event(event, record.key, record.timestamp, self._deployment)
-        except BadRecord:
-            self.refused.add(record.offset)
-            return
-        if has_letter:
-            self.refused.add(record.offset)
-            self.acceptable_now.add(record.offset)
-            return
-        user = self.users.setdefault(event["user_id"], UserState())
-        user.source_offset = record.offset
-        if event["event_id"] in user.ids:
-            return
-        user.ids = [*user.ids, event["event_id"]][-EVENT_IDS:]
-        time_ms = event["event_time_ms"]
-        if user.newest_ms is not None and time_ms < user.newest_ms - LONGEST_MS:
-            return
-        user.newest_ms = time_ms if user.newest_ms is None else max(user.newest_ms, time_ms)
-        category = event["category_id"]
-        action = ACTION_CODES[event["action"]]
-        behaviour = (event["item_id"], time_ms, category or 0, category is not None, action)
-        user.behaviours = [*user.behaviours, behaviour][-BEHAVIOURS:]
-        for number, window in enumerate(WINDOWS):
-            user.tiles[number, time_ms // window.tile_ms * window.tile_ms, action] += 1
-
-    def difference(self, user: int, head: UserHead | None) -> str:
-        """What is wrong with a row of table users; empty where it is right."""
-        expected = self.users.get(user)
-        if expected is None:
-            return "" if head is None else "the log has no such user"
-        if head is None:
-            return "missing"
-        if expected.newest_ms is None:
-            return f"an event is in the row of a user without any: {head!r}"
-        found = {
-            "source_topic_id": head["source_topic_id"],
-            "source_offset": head["source_offset"],
-            "newest_event_time_ms": head["newest_event_time_ms"],
-            "event_ids": np.frombuffer(head["event_ids"], dtype="<i8").tolist(),
-            "behaviours": np.frombuffer(head["behaviours"], dtype=BEHAVIOUR_DTYPE).tolist(),
-            "tiles": dict(np.frombuffer(head["tiles"], dtype=TILE_DTYPE).tolist()),
-        }
-        wanted = {
-            "source_topic_id": self._topic_id,
-            "source_offset": expected.source_offset,
-            "newest_event_time_ms": expected.newest_ms,
-            "event_ids": expected.ids,
-            "behaviours": expected.behaviours,
-            "tiles": _cells(expected.tiles, expected.newest_ms),
-        }
-        for name, value in wanted.items():
-            if found[name] != value:
-                return f"{name} is {found[name]!r}, expected {value!r}"
-        return ""
-
-
-def _cells(tiles: Counter[tuple[int, int, int]], newest_ms: int) -> dict[int, int]:
-    """Tiles as a row numbers them: window by window, oldest tile first, one cell per action; expired ones left out."""
-    cells = {}
-    first = 0
-    for number, window in enumerate(WINDOWS):
-        oldest = (newest_ms - window.length_ms) // window.tile_ms * window.tile_ms
-        for (of_window, start, action), count in tiles.items():
-            if of_window == number and start >= oldest:
-                cells[first + (start - oldest) // window.tile_ms * len(ACTIONS) + action] = count
-        first += len(ACTIONS) * (window.length_ms // window.tile_ms + 1)
-    return cells

@@ -186,8 +186,9 @@ class LanePartition:
         """
         logger.warning("%s-%d: another topic than before, emptying its tables", self.tp.topic, self.partition)
         topic_id, self._topic_id = self._topic_id, mark["source_topic_id"]
-        for name in self.lane.tables:
-            while keys := await self.lane.in_executor(self.entity_keys, name, b"", _BATCH_RECORDS):
+        for name, table in self.lane.tables.items():
+            store = table.stores[self.partition]
+            while keys := await self.lane.in_executor(store.row_keys, _BATCH_RECORDS):
                 await self._commit(Writes({name: [(key, None) for key in keys]}), mark["next_source_offset"], 0)
         self._topic_id, self.watermark = topic_id, None
         await self._commit(Writes({}), start, 0)

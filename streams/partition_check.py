@@ -18,12 +18,13 @@ from aiokafka import TopicPartition
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, BadRecord, Unavailable
-from schemas.ids import entity_id, entity_key
+from schemas.ids import CHUNK_KEY_BYTES, chunk_of, entity_id, entity_key
 from streams.changelog_rows import RowsAtCut
 from streams.checkpoint import Checkpoint, PartitionState
 from streams.log_reader import LogReader
-from streams.oracle import ItemsOracle, UsersOracle
+from streams.oracle import ItemsOracle
 from streams.reference_rows import N2OOracle
+from streams.user_oracle import UsersOracle
 from streams.verdicts import Verdicts
 from streams.verification_report import Coverage, Report
 
@@ -141,23 +142,31 @@ class PartitionCheck:
         await self._replay(oracle, topic_id, cut, before)
         after.partitions[self._name] = PartitionState.of(oracle, topic_id, cut)
         differing: dict[str, set[bytes]] = {name: set() for name in self._lane.tables}
-        rows = self._decoded(first, "item_row" if first == "items" else "user_head", tables[first].rows, differing)
-        differing[first] |= self._compare_first(oracle, rows)
+        for name, table in tables.items():
+            self._report.rows[name] = len(table.rows)
+        if isinstance(oracle, UsersOracle):
+            differing[first] |= self._compare_users(oracle, tables[first].rows, differing)
+            return differing
+        rows = self._decoded(first, "item_row", tables[first].rows, differing)
+        differing[first] |= self._compare_items(oracle, rows)
         for name in others:
             vectors = self._decoded(name, "n2o_row", tables[name].rows, differing)
             differing[name] |= self._compare_vectors(rows, vectors, name)
-        for name, table in tables.items():
-            self._report.rows[name] = len(table.rows)
         return differing
 
     def _decoded(
-        self, table: str, schema: str, rows: dict[bytes, bytes], differing: dict[str, set[bytes]]
-    ) -> dict[int, Any]:
-        """Rows by id; those that are no rows of the table differ."""
+        self,
+        table: str,
+        schema: str,
+        rows: dict[bytes, bytes],
+        differing: dict[str, set[bytes]],
+        place: Callable[[bytes], Any] = entity_id,
+    ) -> dict[Any, Any]:
+        """Rows by what `place` makes of their keys; those that are no rows of the table differ."""
         decode, found = codec(schema).decode, {}
         for key, value in rows.items():
             try:
-                found[entity_id(key)] = decode(value)
+                found[place(key)] = decode(value)
             except (BadRecord, ValueError, struct.error) as error:
                 self._report.differs(f"{table}-{self._partition} key {key.hex()}", f"is no row of the table: {error}")
                 differing[table].add(key)
@@ -167,13 +176,13 @@ class PartitionCheck:
         """Whether a row that differs was overwritten behind the cut: compaction may have taken the right one."""
         if not any(differing.values()):
             return False
-        # A row of vectors is judged by its item's: either may be what compaction took.
-        suspects = set().union(*differing.values())
+        # A row of vectors is judged by its item's, a user's with its chunks: any may be what compaction took.
+        suspects = set(map(_owner, set().union(*differing.values())))
         for name, table in tables.items():
             tp = self._changelog(name)
             end = (await self._reader.bounds(tp)).committed
             async for record in self._reader.records(tp, table.next_offset, end):
-                if record.key in suspects:
+                if _owner(record.key) in suspects:
                     return True
         return False
 
@@ -210,13 +219,25 @@ class PartitionCheck:
         self._report.horizon[self._name] = known.offset
         return known.offset
 
-    def _compare_first(self, oracle: Any, rows: dict[int, Any]) -> set[bytes]:
-        expected = oracle.newest if isinstance(oracle, ItemsOracle) else oracle.users
+    def _compare_items(self, oracle: ItemsOracle, rows: dict[int, Any]) -> set[bytes]:
         return {
-            self._differs(self._lane.tables[0], entity, what)
-            for entity in expected.keys() | rows.keys()
-            if (what := oracle.difference(entity, rows.get(entity)))
+            self._differs(self._lane.tables[0], item, what)
+            for item in oracle.newest.keys() | rows.keys()
+            if (what := oracle.difference(item, rows.get(item)))
         }
+
+    def _compare_users(
+        self, oracle: UsersOracle, rows: dict[bytes, bytes], differing: dict[str, set[bytes]]
+    ) -> set[bytes]:
+        """Heads with the chunks behind them; these are not counted apart."""
+        table = self._lane.tables[0]
+        behind = {key: value for key, value in rows.items() if len(key) == CHUNK_KEY_BYTES}
+        heads = self._decoded(table, "user_head", {key: rows[key] for key in rows if key not in behind}, differing)
+        chunks: dict[int, dict[int, bytes]] = {}
+        for (user, number), chunk in self._decoded(table, "user_chunk", behind, differing, chunk_of).items():
+            chunks.setdefault(user, {})[number] = chunk["behaviours"]
+        self._report.rows[table] -= len(behind)
+        return {self._differs(table, user, what) for user, what in oracle.differences(heads, chunks)}
 
     def _compare_vectors(self, items: dict[int, Any], rows: dict[int, Any], table: str) -> set[bytes]:
         """Every vector there is must be right; how many there are is coverage: a rebuild may be on its way."""
@@ -238,6 +259,11 @@ class PartitionCheck:
 
     def _changelog(self, table: str) -> TopicPartition:
         return TopicPartition(self._deployment.changelog(table), self._partition)
+
+
+def _owner(key: bytes) -> bytes:
+    """The key of the row that a chunk is behind; any other key as it is."""
+    return key[: len(entity_key(0))] if len(key) == CHUNK_KEY_BYTES else key
 
 
 def _apart(table: RowsAtCut, cut: int | None) -> bool:

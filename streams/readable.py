@@ -12,8 +12,10 @@ from typing import Any, Final
 import numpy as np
 
 from domain.artifact import MANIFEST, Manifest
+from domain.feature_plan import PLAN
+from domain.feature_values import feature_values
 from domain.n2o import Flag, N2OLayout
-from domain.user_state import behaviours_of, window_counts
+from domain.user_row import behaviours_of, window_counts
 from domain.windows import WINDOWS
 from schemas.codec import codec, schema_names
 from schemas.errors import ArtifactError, BadRecord, Corrupt
@@ -104,6 +106,10 @@ def _user(head: Any, full: bool) -> dict[str, Any]:
         }
         for each in behaviours
     ]
+    shown["moved"] = head["moved"]
+    if head["declarations"] == PLAN.fingerprint:
+        at_ms = np.array([head["newest_event_time_ms"]], dtype=np.int64)
+        shown["features"] = {name: column.items()[0] for name, column in feature_values([head], at_ms).items()}
     return shown
 
 

@@ -170,6 +170,14 @@ class Store:
         except Exception as error:
             raise self._failed(error) from error
 
+    def row_keys(self, limit: int) -> list[bytes]:
+        """Up to `limit` keys of rows, chunks included; the watermark's and the store's own are left out."""
+        others = WATERMARK_KEY, CHANGELOG_OFFSET_KEY, CHANGELOG_ID_KEY
+        try:
+            return list(islice((key for key, _ in rows_of(self._db) if key not in others), limit))
+        except Exception as error:
+            raise self._failed(error) from error
+
     def close(self) -> None:
         """Flush and release the folder."""
         try:

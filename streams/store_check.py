@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt, Unavailable
-from schemas.ids import WATERMARK_KEY, entity_id
+from schemas.ids import CHUNK_KEY_BYTES, WATERMARK_KEY, chunk_of, entity_id
 from streams.changelog_rows import RowsAtOffset
 from streams.inspection import Snapshot, StoreFolder, store_folders
 from streams.log_reader import LogReader
@@ -73,4 +73,7 @@ async def _check(
 def _name(key: bytes) -> str:
     if key == WATERMARK_KEY:
         return "watermark"
+    if len(key) == CHUNK_KEY_BYTES:
+        user, number = chunk_of(key)
+        return f"{user} chunk {number}"
     return str(entity_id(key)) if len(key) == _ENTITY_KEY_BYTES else key.hex()

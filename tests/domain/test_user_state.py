@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -11,104 +10,75 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.user_state import (
-    BEHAVIOURS,
-    FINGERPRINT,
-    EventBatch,
-    Folded,
-    behaviours_of,
-    fold,
-    window_counts,
-)
-from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
+from domain.user_kernel import NEVER
+from domain.user_row import FINGERPRINT, behaviours_of, window_counts
+from domain.user_state import IDLE_MS, EventBatch, Folded, fold, open_chunks
+from domain.windows import LONGEST_MS, WINDOWS
 from schemas.codec import codec
+from schemas.deployment import Deployment
 from schemas.errors import Corrupt
 from schemas.records import ACTIONS, UserEvent, UserHead
+from streams.user_oracle import UsersOracle
 
 T0 = 1_500_000_000_000
 DAY_MS = 86_400_000
 TOPIC = 7
 
 
-@dataclass
-class Row:
-    """A user's row as plain lists: what one event at a time makes of it."""
+class Oracle(UsersOracle):
+    """One event at a time, from the rules as written, and how many it left out, by cause."""
 
-    topic: int = 0
-    offset: int = -1
-    newest: int | None = None
-    ids: list[int] = field(default_factory=list)
-    counted: list[UserEvent] = field(default_factory=list)
-
-    def tiles(self) -> list[tuple[int, int]]:
-        """(cell, count) of every live tile, from all counted events."""
-        counts: Counter[int] = Counter()
-        first = 0
-        for window in WINDOWS:
-            oldest = (self.newest - window.length_ms) // window.tile_ms
-            for event in self.counted:
-                tile = event["event_time_ms"] // window.tile_ms - oldest
-                if tile >= 0:
-                    counts[first + tile * len(ACTIONS) + ACTIONS.index(event["action"])] += 1
-            first += window.tiles * len(ACTIONS)
-        return sorted(counts.items())
-
-    def head(self) -> UserHead:
-        """The packed row."""
-        behaviours = [
-            (e["item_id"], e["event_time_ms"], e["category_id"] or 0, e["category_id"] is not None, e["action"])
-            for e in self.counted[-BEHAVIOURS:]
-        ]
-        packed = b"".join(
-            b"".join(value.to_bytes(8, "little", signed=True) for value in (item, time, category))
-            + bytes([has_category, ACTIONS.index(action)])
-            for item, time, category, has_category, action in behaviours
-        )
-        return {
-            "fingerprint": FINGERPRINT,
-            "source_topic_id": self.topic,
-            "source_offset": self.offset,
-            "newest_event_time_ms": self.newest,
-            "event_ids": b"".join(each.to_bytes(8, "little", signed=True) for each in self.ids[-32:]),
-            "tiles": np.array(self.tiles(), dtype=TILE_DTYPE).tobytes(),
-            "behaviours": packed,
-        }
-
-
-class Oracle:
-    """One event at a time, from the rules as written."""
-
-    def __init__(self) -> None:
-        self.rows: dict[int, Row] = {}
+    def __init__(self, idle_ms: int = IDLE_MS) -> None:
+        super().__init__(Deployment(), TOPIC, idle_ms=idle_ms)
         self.left_out: Counter[str] = Counter()
 
     def apply(self, topic: int, offset: int, event: UserEvent) -> None:
         """Take one event."""
-        row = self.rows.setdefault(event["user_id"], Row())
-        if row.topic == topic and offset <= row.offset:
-            self.left_out["replayed"] += 1
-            return
-        row.topic, row.offset = topic, offset
-        if event["event_id"] in row.ids[-32:]:
-            self.left_out["duplicates"] += 1
-            return
-        row.ids.append(event["event_id"])
-        if row.newest is not None and event["event_time_ms"] < row.newest - LONGEST_MS:
-            self.left_out["late"] += 1
-            return
-        row.newest = event["event_time_ms"] if row.newest is None else max(row.newest, event["event_time_ms"])
-        row.counted.append(event)
+        self.left_out[self.take(offset, event, topic)] += 1
 
-    def heads(self) -> dict[int, UserHead]:
-        """All rows, packed."""
-        return {user: row.head() for user, row in self.rows.items()}
+    def check(self, state: State) -> None:
+        """Every row and chunk is the oracle's."""
+        assert state.heads.keys() == self.users.keys()
+        for user, head in state.heads.items():
+            chunks = {number: chunk for (of, number), chunk in state.chunks.items() if of == user}
+            assert self.difference(user, head, chunks) == ""
 
 
-def event(event_id: int, user: int, time: int, action: str = "click", category: int | None = None) -> UserEvent:
+class State:
+    """The rows of a partition, carried over batches."""
+
+    def __init__(self, idle_ms: int = IDLE_MS) -> None:
+        self.heads: dict[int, UserHead] = {}
+        self.chunks: dict[tuple[int, int], bytes] = {}
+        self.clock_ms, self.idle_ms = NEVER, idle_ms
+        self.left_out: Counter[str] = Counter()
+
+    def fold(self, batch: EventBatch, topic: int = TOPIC) -> Folded:
+        """Fold a batch with what `open_chunks` asks for, and nothing else."""
+        chunks = {place: self.chunks[place] for place in open_chunks(self.heads, batch)}
+        folded = fold(self.heads, batch, topic, chunks=chunks, clock_ms=self.clock_ms, idle_ms=self.idle_ms)
+        self.heads |= folded.heads
+        for place, chunk in folded.chunks.items():
+            if chunk is None:
+                self.chunks.pop(place, None)
+            else:
+                self.chunks[place] = chunk
+        self.clock_ms = folded.clock_ms
+        self.left_out.update(duplicate=folded.duplicates, late=folded.late, replayed=folded.replayed)
+        return folded
+
+    def left_out_of(self, oracle: Oracle) -> bool:
+        """Whether both left out the same numbers of events."""
+        return all(self.left_out[cause] == oracle.left_out[cause] for cause in ("duplicate", "late", "replayed"))
+
+
+def event(
+    event_id: int, user: int, time: int, action: str = "click", category: int | None = None, value: float | None = None
+) -> UserEvent:
     """An event whose item follows from its id."""
     return {
         "event_id": event_id, "user_id": user, "item_id": event_id * 31 - 5, "event_time_ms": time,
-        "action": action, "category_id": category, "value": None,
+        "action": action, "category_id": category, "value": value,
         "original_user_id": None, "original_item_id": None,
     }  # fmt: skip
 
@@ -123,7 +93,13 @@ times = st.one_of(
 ).map(lambda offset: T0 + offset)
 users = st.sampled_from([1, 2, -(2**63), 2**63 - 1])
 events = st.builds(
-    event, st.integers(0, 45), users, times, st.sampled_from(ACTIONS), st.none() | st.integers(-(2**63), 2**63 - 1)
+    event,
+    st.integers(0, 45),
+    users,
+    times,
+    st.sampled_from(ACTIONS),
+    st.none() | st.integers(-2, 20) | st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.sampled_from([0.0, -1.5, 0.1, 7.0]),
 )
 logs = st.lists(events, min_size=1, max_size=60)
 
@@ -146,36 +122,37 @@ def seeded_log(seed: int, length: int) -> list[UserEvent]:
         now += int(random.choice([0, 1_000, 60_000, 3_600_000, 9 * DAY_MS], p=[0.2, 0.4, 0.3, 0.09, 0.01]))
         late = int(random.choice([0, 90_000, 2 * DAY_MS, 8 * DAY_MS], p=[0.8, 0.1, 0.07, 0.03]))
         user, action = int(random.integers(0, 5)), ACTIONS[random.integers(0, len(ACTIONS))]
-        log.append(event(len(log), user, now - late, action, int(user) or None))
+        value = float(random.integers(0, 9)) / 8 if random.random() < 0.3 else None
+        log.append(event(len(log), user, now - late, action, int(random.integers(0, 30)) or None, value))
     return log[:length]
 
 
-@given(logs)
-def test_every_prefix_equals_one_event_at_a_time(log) -> None:
-    """After each event, the fold of one-event batches has the oracle's rows and counts, byte for byte."""
-    oracle, heads, left_out = Oracle(), {}, Counter()
+@pytest.mark.parametrize("idle_ms", [IDLE_MS, 20 * DAY_MS])
+@given(log=logs)
+def test_every_prefix_equals_one_event_at_a_time(log, idle_ms) -> None:
+    """After each event, the fold of one-event batches has the oracle's rows and counts, users that expired included."""
+    oracle, state = Oracle(idle_ms), State(idle_ms)
     for offset, each in enumerate(log):
         oracle.apply(TOPIC, offset, each)
-        folded = fold(heads, EventBatch.of([offset], [each]), TOPIC)
-        heads |= folded.heads
-        left_out.update(duplicates=folded.duplicates, late=folded.late)
-        assert heads == oracle.heads()
-    assert left_out == oracle.left_out
+        state.fold(EventBatch.of([offset], [each]))
+        oracle.check(state)
+    assert state.left_out_of(oracle)
 
 
 @given(logs, st.data())
 def test_windows_equal_a_recount_of_the_events(log, data) -> None:
     """At any time from a user's newest event on, windows are a recount of the user's counted events."""
-    oracle = Oracle()
+    oracle, counted = Oracle(2**60), {}
     for offset, each in enumerate(log):
-        oracle.apply(TOPIC, offset, each)
-    heads = fold({}, batch_of(log), TOPIC).heads
-    at = {user: row.newest + data.draw(st.integers(0, 9 * DAY_MS)) for user, row in oracle.rows.items()}
+        if oracle.take(offset, each) == "counted":
+            counted.setdefault(each["user_id"], []).append(each)
+    heads = fold({}, batch_of(log), TOPIC, idle_ms=2**60).heads
+    at = {user: row.newest_ms + data.draw(st.integers(0, 9 * DAY_MS)) for user, row in oracle.users.items()}
     counts = window_counts([heads[user] for user in at], np.array(list(at.values()), dtype=np.int64))
     expected = np.zeros_like(counts)
     for place, (user, moment) in enumerate(at.items()):
         for index, (_, length, tile) in enumerate(WINDOWS):
-            for each in oracle.rows[user].counted:
+            for each in counted[user]:
                 inside = (moment - length) // tile * tile <= each["event_time_ms"] // tile * tile <= moment
                 expected[place, index, ACTIONS.index(each["action"])] += inside
     np.testing.assert_array_equal(counts, expected)
@@ -183,63 +160,63 @@ def test_windows_equal_a_recount_of_the_events(log, data) -> None:
 
 @given(logs, st.lists(st.integers(0, 60), max_size=6))
 def test_batches_do_not_matter(log, cuts) -> None:
-    """The same log cut anywhere gives the same rows as in one batch, and the same counts of what was left out."""
-    whole = fold({}, batch_of(log), TOPIC)
+    """The same log cut anywhere gives the same rows, byte for byte, as in one batch, and the same counts."""
+    whole = State()
+    whole.fold(batch_of(log))
     edges = sorted({0, len(log), *(cut % len(log) for cut in cuts)})
-    heads, duplicates, late = {}, 0, 0
+    state = State()
     for start, end in pairwise(edges):
-        folded = fold(heads, batch_of(log[start:end], start), TOPIC)
-        heads |= folded.heads
-        duplicates, late = duplicates + folded.duplicates, late + folded.late
-    assert Folded(heads, duplicates, 0, late) == whole
+        state.fold(batch_of(log[start:end], start))
+    assert (state.heads, state.chunks, state.left_out) == (whole.heads, whole.chunks, whole.left_out)
 
 
 @given(logs, st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=4))
 def test_replays_change_nothing(log, replays) -> None:
     """Reading any stretch of the log again, also one that runs past what was applied, converges to the plain fold."""
     applied = len(log) // 2
-    heads = fold({}, batch_of(log[:applied]), TOPIC).heads
+    state, plain = State(), State()
+    state.fold(batch_of(log[:applied]))
     for start, length in [*replays, (0, len(log))]:
         start = min(start, applied)
-        heads |= fold(heads, batch_of(log[start : start + length], start), TOPIC).heads
+        state.fold(batch_of(log[start : start + length], start))
         applied = max(applied, min(start + length, len(log)))
-    assert heads == fold({}, batch_of(log), TOPIC).heads
-    again = fold(heads, batch_of(log), TOPIC)
-    assert again == Folded({}, 0, len(log), 0)
+    plain.fold(batch_of(log))
+    assert (state.heads, state.chunks) == (plain.heads, plain.chunks)
+    again = state.fold(batch_of(log))
+    assert again == Folded({}, 0, len(log), 0, clock_ms=state.clock_ms)
 
 
 @given(logs, logs)
 def test_another_topic_id_starts_new_offsets(first, second) -> None:
     """Offsets of a re-created topic do not compare: its events count from offset 0, known ids are duplicates."""
-    oracle = Oracle()
+    oracle, state = Oracle(), State()
     for topic, log in ((TOPIC, first), (TOPIC + 1, second)):
         for offset, each in enumerate(log):
             oracle.apply(topic, offset, each)
-    one = fold({}, batch_of(first), TOPIC)
-    two = fold(one.heads, batch_of(second), TOPIC + 1)
-    assert one.heads | two.heads == oracle.heads()
-    assert two.replayed == 0
+        state.fold(batch_of(log), topic)
+    for user, head in state.heads.items():
+        assert head["source_topic_id"] == oracle.users[user].source_topic_id
+    oracle.check(state)
+    assert state.left_out["replayed"] == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_long_logs(seed) -> None:
     """Thousands of events with resent, late and idle stretches, in batches of uneven size, equal the oracle."""
-    log, oracle, heads = seeded_log(seed, 1_500), Oracle(), {}
-    counts = Counter()
+    log, oracle, state = seeded_log(seed, 3_000), Oracle(), State()
     random = np.random.default_rng(seed)
     start = 0
     while start < len(log):
         end = start + int(random.integers(1, 400))
-        folded = fold(heads, batch_of(log[start:end], start), TOPIC)
-        heads |= folded.heads
-        counts.update(duplicates=folded.duplicates, late=folded.late)
+        state.fold(batch_of(log[start:end], start))
         start = end
     for offset, each in enumerate(log):
         oracle.apply(TOPIC, offset, each)
-    assert heads == oracle.heads()
-    assert counts == oracle.left_out
-    assert counts["duplicates"] > 0
-    assert counts["late"] > 0
+    oracle.check(state)
+    assert state.left_out_of(oracle)
+    assert state.left_out["duplicate"] > 0
+    assert state.left_out["late"] > 0
+    assert state.chunks
 
 
 def test_late_begins_beyond_the_longest_window() -> None:
@@ -292,7 +269,7 @@ def test_the_rows_given_are_not_changed() -> None:
 
 def test_no_events() -> None:
     """An empty batch changes nothing."""
-    assert fold({}, batch_of([]), TOPIC) == Folded({}, 0, 0, 0)
+    assert fold({}, batch_of([]), TOPIC, clock_ms=5) == Folded({}, 0, 0, 0, clock_ms=5)
 
 
 def test_offsets_must_ascend() -> None:
@@ -336,20 +313,21 @@ def test_rows_pass_through_their_schema() -> None:
 
 
 def test_a_full_row_stays_small() -> None:
-    """A user who does everything at every moment of a week has a row below 4 kB."""
+    """A user who does everything at every moment of a week has a row below 8 kB."""
     log = [
         event(place, 1, T0 + place * 97_003, ACTIONS[place % len(ACTIONS)], place)
         for place in range(7 * DAY_MS // 97_003)
     ]
     head = fold({}, batch_of(log), TOPIC).heads[1]
-    assert len(codec("user_head").encode(head)) < 4_096
+    assert len(codec("user_head").encode(head)) < 8_192
 
 
 def test_columns_of_a_batch() -> None:
     """Values and categories keep zero apart from none only where the column says so."""
     one, two = event(1, 1, T0, category=0), event(2, 1, T0)
     batch = EventBatch.of([3, 5], [{**one, "value": 2.5}, two])
-    assert batch.value.tolist() == [2.5, 0.0]
+    assert batch.value[0] == 2.5
+    assert np.isnan(batch.value[1])
     assert batch.category_id.tolist() == [0, 0]
     assert batch.has_category.tolist() == [True, False]
     assert batch.offset.tolist() == [3, 5]

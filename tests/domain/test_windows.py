@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS, count_windows, merge_tiles, oldest_starts
+from domain.user_row import tiles_of
+from domain.user_state import EventBatch, fold
+from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS, count_windows, oldest_starts
 from schemas.records import ACTIONS
 
 DAY_MS = 86_400_000
@@ -31,28 +31,42 @@ def int64(values: object) -> np.ndarray:
 
 
 def by_definition(row: list[tuple[int, int]], at: int) -> np.ndarray:
-    """Window counts from the list of (time, action) alone."""
+    """Window counts from the list of (time, action) alone; what came too late is left out."""
     counts = np.zeros((len(WINDOWS), len(ACTIONS)), dtype=np.float32)
-    for index, (_, length, tile) in enumerate(WINDOWS):
-        for time, action in row:
+    for time, action in counted(row):
+        for index, (_, length, tile) in enumerate(WINDOWS):
             start = time // tile * tile
             counts[index, action] += (at - length) // tile * tile <= start <= at
     return counts
 
 
+def counted(row: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The events that were not older than the newest before them by more than the longest window."""
+    return [
+        (time, action)
+        for place, (time, action) in enumerate(row)
+        if time >= max((before for before, _ in row[:place]), default=time) - LONGEST_MS
+    ]
+
+
 def merged(rows: list[list[tuple[int, int]]], steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tiles, owners and newest times after folding rows in so many steps."""
-    tiles, owner, newest = np.zeros(0, TILE_DTYPE), int64([]), np.full(len(rows), NOBODY)
+    heads, offset = {}, 0
     for step in range(steps):
-        part = [(index, *event) for index, row in enumerate(rows) for event in row[step::steps]]
-        if not part:
-            continue
-        event_owner, time, action = int64(part).T
-        after = newest.copy()
-        np.maximum.at(after, event_owner, time)
-        tiles, counts = merge_tiles(tiles, owner, newest, time, action.astype(np.uint8), event_owner, after)
-        owner, newest = np.repeat(np.arange(len(rows)), counts), after
-    return tiles, owner, newest
+        part = [
+            (index, *event)
+            for index, row in enumerate(rows)
+            for event in row[step * len(row) // steps : (step + 1) * len(row) // steps]
+        ]
+        if part:
+            owner, time, action = int64(part).T
+            place = offset + np.arange(len(part))
+            offset += len(part)
+            batch = EventBatch(
+                place, place, owner, place, time, action.astype(np.uint8), 0 * place, place < 0, place * np.nan
+            )
+            heads |= fold(heads, batch, 1, idle_ms=2**60).heads
+    return tiles_of([heads[index] for index in range(len(rows))])
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda window: window.name)
@@ -84,30 +98,13 @@ def test_counts_before_newest_are_of_the_kept_tiles(row, earlier) -> None:
     """At a time before the newest event, later tiles do not count and expired ones are gone."""
     tiles, owner, newest = merged([row], 1)
     at = newest - earlier
+    row = counted(row)
     kept = np.zeros((len(WINDOWS), len(ACTIONS)), dtype=np.float32)
     for index, (_, length, tile) in enumerate(WINDOWS):
         oldest = (int(newest[0]) - length) // tile * tile
         inside = [(time, action) for time, action in row if time // tile * tile >= oldest]
         kept[index] = by_definition(inside, int(at[0]))[index]
     np.testing.assert_array_equal(count_windows(tiles, owner, newest, at)[0], kept)
-
-
-@given(events)
-def test_tiles_are_sparse_sorted_and_within_the_longest_window(row) -> None:
-    """A row holds each live tile once, ascending, never an empty one, and nothing that its newest event outdates."""
-    tiles, _, newest = merged([row], 2)
-    cells = tiles["cell"].tolist()
-    assert cells == sorted(set(cells))
-    assert (tiles["count"] > 0).all()
-    live: Counter[int] = Counter()
-    first = 0
-    for window in WINDOWS:
-        oldest = (int(newest[0]) - window.length_ms) // window.tile_ms
-        for time, action in row:
-            if time // window.tile_ms >= oldest:
-                live[first + (time // window.tile_ms - oldest) * len(ACTIONS) + action] += 1
-        first += window.tiles * len(ACTIONS)
-    assert dict(zip(cells, tiles["count"].tolist(), strict=True)) == live
 
 
 def test_idle_rows_empty_without_a_write() -> None:

@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaProducer
 
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
-from domain.user_state import FINGERPRINT
+from domain.user_row import FINGERPRINT
 from producers.publish import artifact_folder, check_for, list_versions, publish
 from producers.topics import create_topics
 from schemas.deployment import Deployment

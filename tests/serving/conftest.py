@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
 from domain.n2o import Flag
-from domain.user_state import FINGERPRINT, EventBatch, fold
+from domain.user_row import FINGERPRINT
+from domain.user_state import EventBatch, fold
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import WATERMARK_KEY, entity_key

@@ -209,7 +209,9 @@ def test_user_features_are_decoded(live, client) -> None:
     assert [(each["item_id"], each["title"]) for each in body["behaviours"]] == [
         (555, None), (101, "item 101"), (100, "item 100"),
     ]  # fmt: skip
+    assert (body["features"]["reads_5m"], body["features"]["spend_7d"]) == (3, None)
     later = client.get(f"/v1/users/7/features?at_ms={NOW_MS + 3 * 3_600_000}").json()
+    assert (later["features"]["reads_5m"], later["features"]["last_read_ms"]) == (0, NOW_MS)
     assert (later["windows"]["5m"], later["windows"]["24h"]) == ({}, {"click": 3})
     assert "no event of user '8'" in problem(client.get("/v1/users/8/features"), 404)
     assert "at_ms must be an integer" in problem(client.get("/v1/users/7/features?at_ms=now"), 400)

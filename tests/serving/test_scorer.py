@@ -5,7 +5,7 @@ import pytest
 
 from domain.lsh import similarity
 from domain.n2o import Flag
-from domain.user_state import behaviours_of, window_counts
+from domain.user_row import behaviours_of, window_counts
 from schemas.errors import Corrupt
 from serving.scorer import STAGES, Scorer, StageClock
 from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, tiny_head, tiny_weights, user_rows

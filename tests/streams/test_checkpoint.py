@@ -9,7 +9,8 @@ from schemas.deployment import Deployment
 from schemas.errors import BadInput
 from schemas.ids import entity_key
 from streams.checkpoint import Checkpoint, PartitionState
-from streams.oracle import ItemsOracle, UsersOracle
+from streams.oracle import ItemsOracle
+from streams.user_oracle import UsersOracle
 
 
 class _Record:

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.codec import codec
 from schemas.errors import Corrupt, Unavailable
-from schemas.ids import WATERMARK_KEY, entity_key
+from schemas.ids import WATERMARK_KEY, chunk_key, entity_key
 from streams.store import Store
 
 
@@ -47,6 +47,18 @@ def test_entity_keys_pages_through_rows_and_skips_the_rest(tmp_path: Path) -> No
     assert sorted(seen) == seen == sorted(map(entity_key, ids))
     assert store.watermark is not None
     assert store.watermark["next_source_offset"] == 2
+    store.close()
+
+
+def test_keys_of_all_rows_include_chunks_and_nothing_of_the_store(tmp_path: Path) -> None:
+    """What empties a table finds heads and chunks, and neither the watermark nor the store's own rows."""
+    store = Store(tmp_path / "t-0.db")
+    store.be_copy_of(7)
+    keys = [entity_key(1), chunk_key(1, 0), chunk_key(1, 1), entity_key(2), entity_key(-1), chunk_key(-1, 0)]
+    store.put_many([*((key, b"x") for key in keys), (WATERMARK_KEY, b"mark")], 1)
+    assert store.row_keys(100) == sorted(keys)
+    assert store.row_keys(2) == sorted(keys)[:2]
+    assert store.entity_keys(b"", 100) == [entity_key(1), entity_key(2), entity_key(-1)]
     store.close()
 
 

@@ -25,7 +25,7 @@ from models.export import export
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, Unavailable
-from schemas.ids import WATERMARK_KEY, entity_key
+from schemas.ids import WATERMARK_KEY, chunk_key, entity_key
 from schemas.records import Watermark
 from streams.changelog import ChangelogWriter
 from streams.changelog_rows import RowsAtCut, RowsAtOffset
@@ -341,6 +341,35 @@ def test_a_row_taken_by_compaction_is_compared_at_a_later_cut(deployment: Deploy
         report = await world.verify(progress=write_later, stores=False)
         producer.close()
         assert (report.equal, report.source_records, report.rows["users"]) == (True, 3, 2), report
+
+    _in_world(deployment, story)
+
+
+@broker
+def test_chunks_are_compared_with_their_user(deployment: Deployment) -> None:
+    """A chunk that is lost, damaged or nobody's differs, in the table and on disk; chunks are no users of their own."""
+
+    async def story(world: World) -> None:
+        await world.apply("user-events", *(_event(1, number) for number in range(100)), _event(2, 1))
+        report = await world.verify()
+        assert (report.equal, report.rows["users"]) == (True, 2), report
+        users, to = world.stores["users"], (world.deployment.changelog("users"), 0)
+        first, mark = chunk_key(1, 0), (WATERMARK_KEY, users.get_many([WATERMARK_KEY])[0])
+        right = users.get_many([first])[0]
+        assert right is not None
+        for key, value, found in (
+            (first, None, "users-0 1: chunk 0 is "),
+            (first, b"no chunk", f"users-0 key {first.hex()}: is no row of the table"),
+            (chunk_key(3, 0), right, "users-0 3: the log has no such user"),
+        ):
+            await world.commit("user-events", {to: [(first, right), (chunk_key(3, 0), None), mark]})
+            await world.commit("user-events", {to: [(key, value), mark]})
+            differences = (await world.verify(stores=False)).first_differences
+            assert differences and differences[0].startswith(found), differences
+        await world.commit("user-events", {to: [(first, right), (chunk_key(3, 0), None), mark]})
+        assert (await world.verify()).equal
+        users.put_many([(first, b"wrong")], users.changelog_offset)
+        assert (await world.verify()).first_differences[0].startswith("users-0 on disk (w) 1 chunk 0: ")
 
     _in_world(deployment, story)
 
