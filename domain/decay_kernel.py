@@ -31,7 +31,7 @@ _ITEMS: Final = 3
 _TIMES: Final = _ITEMS + INDEXED_EACH
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _log2_added(total: float, more: float) -> float:
     """log2(2 ** total + 2 ** more) for finite numbers."""
     if total < more:
@@ -39,7 +39,7 @@ def _log2_added(total: float, more: float) -> float:
     return float(total + np.log2(1.0 + np.exp2(more - total)))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def add_scalars(values: Any, used: int, first: int, time: int, action: int, table: Any) -> int:
     """Add an event to the scalars, whose cells follow `first` amounts."""
     for each in range(len(table)):
@@ -59,7 +59,7 @@ def add_scalars(values: Any, used: int, first: int, time: int, action: int, tabl
     return used
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def add_ranked(ranked: Any, used: int, time: int, action: int, category: int, table: Any) -> int:
     """Add an event of a category to the rankings."""
     at = 0
@@ -74,7 +74,7 @@ def add_ranked(ranked: Any, used: int, time: int, action: int, category: int, ta
     return used
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _rank(ranked: Any, begin: int, end: int, used: int, ranking: int, category: int, more: float) -> int:
     """Add to a category's weight in the ranking that lies from `begin` to `end`; the bytes used then."""
     lightest = begin
@@ -97,7 +97,7 @@ def _rank(ranked: Any, begin: int, end: int, used: int, ranking: int, category: 
     return used
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def index_behaviour(words: Any, floats: Any, rows: int, item: int, time: int, category: int, action: int) -> int:
     """Enter a behaviour into the index ([categories, words] int64, and the same as float64); the number of its rows."""
     place, lightest = -1, 0
@@ -118,22 +118,24 @@ def index_behaviour(words: Any, floats: Any, rows: int, item: int, time: int, ca
             weight = _log2_added(floats[lightest, 1], weight)
             place = rows - 1
             for row in range(lightest, place):
-                words[row] = words[row + 1]
-        words[place] = 0
+                for word in range(_WORDS):
+                    words[row, word] = words[row + 1, word]
+        for word in range(_WORDS):
+            words[place, word] = 0
         words[place, 0], floats[place, 1] = category, weight
-    _append(words[place], item, time, action)
+    _append(words, place, item, time, action)
     return rows
 
 
-@numba.njit(cache=True)
-def _append(row: Any, item: int, time: int, action: int) -> None:
+@numba.njit(cache=True, _nrt=False)
+def _append(words: Any, row: int, item: int, time: int, action: int) -> None:
     """Add to a category's last behaviours; the oldest gives way."""
-    used, actions = row[2] & 255, row[2] >> 8
+    used, actions = words[row, 2] & 255, words[row, 2] >> 8
     if used == INDEXED_EACH:
         used -= 1
         actions >>= 8
         for place in range(used):
-            row[_ITEMS + place] = row[_ITEMS + place + 1]
-            row[_TIMES + place] = row[_TIMES + place + 1]
-    row[_ITEMS + used], row[_TIMES + used] = item, time
-    row[2] = (actions | (np.int64(action) << (8 * used))) << 8 | (used + 1)
+            words[row, _ITEMS + place] = words[row, _ITEMS + place + 1]
+            words[row, _TIMES + place] = words[row, _TIMES + place + 1]
+    words[row, _ITEMS + used], words[row, _TIMES + used] = item, time
+    words[row, 2] = (actions | (np.int64(action) << (8 * used))) << 8 | (used + 1)

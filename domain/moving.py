@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from domain.sequence import BLOCK, CHUNK, KEPT_CHUNKS, moved_of, unpacked_behaviours
+from domain.sequence import BLOCK, CHUNK, KEPT_CHUNKS, behaviours_in, moved_of
 from schemas.errors import Corrupt
 
 __all__ = ["chunks_after", "open_chunk"]
@@ -22,7 +22,7 @@ def chunks_after(counted: int, blocks: Sequence[bytes], held: bytes) -> dict[int
     `held` is the open chunk, empty where there is none. Raises Corrupt where it is not as long as `counted` says.
     """
     moved = moved_of(counted)
-    if (found := len(unpacked_behaviours(held))) != moved % CHUNK:
+    if (found := behaviours_in(held)) != moved % CHUNK:
         raise Corrupt(
             f"the open chunk of a user has {found} behaviours, expected {moved % CHUNK}: head and chunks of table "
             "users do not belong together; rebuild the table from its log"

@@ -38,6 +38,7 @@ __all__ = [
     "INDEX_DTYPE",
     "KEPT_CHUNKS",
     "SEQUENCE",
+    "behaviours_in",
     "by_time",
     "held_chunks",
     "moved_of",
@@ -83,6 +84,11 @@ def held_chunks(counted: int) -> range:
     """Numbers of the chunks that exist when so many behaviours were ever counted."""
     end = -(-moved_of(counted) // CHUNK)
     return range(max(0, end - KEPT_CHUNKS), end)
+
+
+def behaviours_in(packed: bytes) -> int:
+    """How many whole behaviours there are in packed ones."""
+    return int(np.count_nonzero(np.frombuffer(packed, dtype=np.uint8) < 128)) // BEHAVIOUR_VARINTS
 
 
 def unpacked_behaviours(packed: bytes) -> npt.NDArray[Any]:

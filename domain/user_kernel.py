@@ -2,16 +2,20 @@
 
 It does what user_state.py says, in the order of the log. A row's fields are copied to small byte arrays, changed there
 in place (tile_kernel.py, decay_kernel.py, sequence_kernel.py), and written behind the rows before it; Python touches a
-row only to look it up and to cut it out. The bytes are those of schema user_head (user_row.py checks that they are),
+row only to look it up and to cut it out. All of it compiles on import, for some seconds in a fresh checkout, and is
+cached beside this file; without reference counts (`_nrt`), which would cost more than the work: the caller keeps every
+array, and nothing is allocated here. The bytes are those of schema user_head (user_row.py checks that they are),
 whose longs and bytes Avro encodes as packed.py says.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 import numba
 import numpy as np
+from numba import types
 
 from domain.decay_kernel import RANKED_BYTES, add_ranked, add_scalars
 from domain.duplicates import EVENT_IDS
@@ -24,7 +28,7 @@ from domain.tile_kernel import add_amounts, add_counts, add_registers, expire_ti
 from domain.windows import LONGEST_MS, SLOTS, TILE_DTYPE, WINDOWS
 from schemas.records import ACTIONS
 
-__all__ = ["COUNTED", "DUPLICATE", "LATE", "NEVER", "REPLAYED", "ROW_BYTES", "event_bytes", "fold_rows"]
+__all__ = ["COMPILE_S", "COUNTED", "DUPLICATE", "LATE", "NEVER", "REPLAYED", "ROW_BYTES", "event_bytes", "fold_rows", "scratch"]
 
 #: Verdicts on events.
 COUNTED: Final = 0
@@ -41,7 +45,6 @@ _INDEX_BYTES: Final = INDEXED_CATEGORIES * INDEX_DTYPE.itemsize
 #: Longs of a row behind its prefix, and then its fields of bytes, in the order of the schema.
 _TOPIC, _OFFSET, _NEWEST, _COUNTED, _LAST, _LONGS = range(6)
 _TILES, _VALUES, _REGISTERS, _RANKED, _IDS, _BEHAVIOURS, _INDEX, _FIELDS = range(8)
-_TILES_BYTES: Final = (_LEVELS * SLOTS * len(ACTIONS) + 1) * TILE_DTYPE.itemsize
 #: What a row can have beyond what it had before and what its events add.
 ROW_BYTES: Final = 128 + _INDEX_BYTES
 
@@ -53,7 +56,23 @@ def event_bytes(plan: Any) -> int:
     return int(tiles + RANKED_BYTES * rankings + _ID_BYTES + BEHAVIOUR_BYTES)
 
 
-@numba.njit(cache=True)
+def scratch(plan: Any) -> tuple[Any, ...]:
+    """Where `fold_rows` keeps the row in hand, for the plan with these tables: for one thread at a time."""
+    amounts, sketches, scalars, rankings = map(len, plan)
+    index = np.empty((INDEXED_CATEGORIES, INDEX_DTYPE.itemsize // 8), np.int64)
+    return (
+        np.empty((_LEVELS * SLOTS * len(ACTIONS) + 1) * TILE_DTYPE.itemsize, np.uint8),
+        np.empty(10 * (amounts * SLOTS + scalars + 1), np.uint8),
+        np.empty(4 * (sketches * SLOTS * REGISTERS + 1), np.uint8),
+        np.empty(RANKED_BYTES * (rankings * RANKED + 1), np.uint8),
+        np.empty(EVENT_IDS * _ID_BYTES, np.uint8),
+        np.empty(2 * BLOCK * BEHAVIOUR_BYTES, np.uint8),
+        index.reshape(-1).view(np.uint8), index, index.view(np.float64), np.empty(8, np.uint8),
+        np.empty(_LONGS, np.int64), np.empty(_FIELDS, np.int64), *(np.empty(_LEVELS, np.int64) for _ in range(3)),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True, _nrt=False)
 def _remembered(ids: Any, used: int, event_id: int) -> bool:
     for at in range(0, used, _ID_BYTES):  # noqa: SIM110 (a generator would not compile)
         if load_i64(ids, at) == event_id:
@@ -61,7 +80,7 @@ def _remembered(ids: Any, used: int, event_id: int) -> bool:
     return False
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _remember(ids: Any, used: int, event_id: int) -> int:
     """Add an id, the oldest gives way; the bytes used then."""
     if used == EVENT_IDS * _ID_BYTES:
@@ -71,7 +90,7 @@ def _remember(ids: Any, used: int, event_id: int) -> int:
     return used + _ID_BYTES
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _read_field(rows: Any, at: int, target: Any) -> tuple[int, int]:
     """Copy a field of bytes; its length, and the place behind it."""
     count, at = read_long(rows, at)
@@ -79,7 +98,7 @@ def _read_field(rows: Any, at: int, target: Any) -> tuple[int, int]:
     return count, at + count
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _read_row(
     rows: Any, at: int, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any, ids: Any,
     behaviours: Any, index: Any,
@@ -95,14 +114,14 @@ def _read_row(
     used[_INDEX], at = _read_field(rows, at, index)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _write_field(out: Any, at: int, source: Any, count: int) -> int:
     at = write_long(out, at, count)
     move(out, at, source, 0, count)
     return at + count
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _write_row(
     out: Any, at: int, prefix: Any, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any,
     ids: Any, behaviours: Any, index: Any,
@@ -121,7 +140,7 @@ def _write_row(
     return _write_field(out, at, index, used[_INDEX])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _begin(longs: Any, used: Any) -> None:
     """A row without anything."""
     longs[_NEWEST], longs[_COUNTED] = NEVER, 0
@@ -129,7 +148,7 @@ def _begin(longs: Any, used: Any) -> None:
         used[each] = 0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _has_prefix(rows: Any, at: int, end: int, prefix: Any) -> bool:
     if end - at < len(prefix):
         return False
@@ -139,41 +158,42 @@ def _has_prefix(rows: Any, at: int, end: int, prefix: Any) -> bool:
     return True
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _count(
-    time: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
+    at_ms: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
     tiles: Any, values: Any, registers: Any, ranked: Any, number: Any, newest: Any, gone: Any,
     amount_table: Any, sketch_table: Any, scalar_table: Any, ranking_table: Any,
 ) -> None:  # fmt: skip
     """Add an event to windows and declared features. `number` and `gone` [levels] are scratch."""
-    tile_numbers(time, number)
-    if time > longs[_NEWEST]:
-        longs[_NEWEST] = time
+    tile_numbers(at_ms, number)
+    if at_ms > longs[_NEWEST]:
+        longs[_NEWEST] = at_ms
         if number[0] != newest[0]:
             expire_tiles(newest, number, gone, tiles, values, registers, used, amount_table, sketch_table)
-            newest[:] = number
+            for level in range(_LEVELS):
+                newest[level] = number[level]
     used[_TILES] = add_counts(tiles, used[_TILES], number, newest, action)
     if not np.isnan(value):
         used[_VALUES] = add_amounts(values, used[_VALUES], number, newest, action, value, amount_table)
-    used[_VALUES] = add_scalars(values, used[_VALUES], len(amount_table), time, action, scalar_table)
+    used[_VALUES] = add_scalars(values, used[_VALUES], len(amount_table), at_ms, action, scalar_table)
     used[_REGISTERS] = add_registers(
         registers, used[_REGISTERS], number, newest, action, item, category, has_category, sketch_table
     )
     if has_category:
-        used[_RANKED] = add_ranked(ranked, used[_RANKED], time, action, category, ranking_table)
+        used[_RANKED] = add_ranked(ranked, used[_RANKED], at_ms, action, category, ranking_table)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, _nrt=False)
 def _join(
-    time: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
+    at_ms: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
     behaviours: Any, index: Any, words: Any, floats: Any, word: Any, blocks: Any, block_at: Any, moved: int,
 ) -> int:  # fmt: skip
     """Add an event to the sequence; the number of blocks that have left heads then."""
-    since_ms = time - longs[_LAST] if longs[_COUNTED] % BLOCK else time
+    since_ms = at_ms - longs[_LAST] if longs[_COUNTED] % BLOCK else at_ms
     used[_BEHAVIOURS] = write_behaviour(
         behaviours, used[_BEHAVIOURS], item, since_ms, action, category, has_category, value, word
     )
-    longs[_LAST] = time
+    longs[_LAST] = at_ms
     longs[_COUNTED] += 1
     if longs[_COUNTED] % BLOCK or longs[_COUNTED] == BLOCK:
         return moved
@@ -186,10 +206,24 @@ def _join(
     return moved + 1
 
 
-@numba.njit(cache=True)
+_COMPILING: Final = time.perf_counter()
+_READ_ONLY: Final = types.Array(types.uint8, 1, "C", readonly=True)
+_U1, _I1, _I8, _F8 = types.uint8[::1], types.int8[::1], types.int64[::1], types.float64[::1]
+_PAIRS: Final = types.int64[:, ::1]
+
+
+@numba.njit(
+    types.int64(
+        _READ_ONLY, _I8, _READ_ONLY, types.int64, _I8, _I8,
+        types.Tuple((_I8, _I8, _I8, _I8, _U1, _I8, types.boolean[::1], _F8)), _I8, types.int64,
+        types.UniTuple(_PAIRS, 4), _I1, _U1, _I8, _PAIRS, _I8, _U1, _I8,
+        types.Tuple((*[_U1] * 7, _PAIRS, types.float64[:, ::1], _U1, *[_I8] * 5)),
+    ), cache=True, _nrt=False,
+)  # fmt: skip
 def fold_rows(
     rows: Any, row_at: Any, prefix: Any, topic_id: int, order: Any, first: Any, events: Any, clock_ms: Any,
     idle_ms: int, plan: Any, verdict: Any, out: Any, out_at: Any, counted: Any, expired: Any, blocks: Any, block_at: Any,
+    scratch: Any,
 ) -> int:  # fmt: skip
     """Fold the events of every row; the number of blocks that left heads, or -1 - row at a row of another `prefix`.
 
@@ -202,19 +236,10 @@ def fold_rows(
     and began anew; `blocks`, cut by `block_at` [blocks + 1], are the blocks that left heads, by row, oldest first.
     """
     offsets, event_ids, items, times, actions, categories, have_category, event_values = events
-    # Unpacked once: each access to an array in a tuple counts references, which costs more than the access.
     amounts, sketches, scalars, rankings = plan
-    tiles = np.empty(_TILES_BYTES, np.uint8)
-    values = np.empty(10 * (len(amounts) * SLOTS + len(scalars) + 1), np.uint8)
-    registers = np.empty(4 * (len(sketches) * SLOTS * REGISTERS + 1), np.uint8)
-    ranked = np.empty(RANKED_BYTES * (len(rankings) * RANKED + 1), np.uint8)
-    ids = np.empty(EVENT_IDS * _ID_BYTES, np.uint8)
-    behaviours, word = np.empty(2 * BLOCK * BEHAVIOUR_BYTES, np.uint8), np.empty(8, np.uint8)
-    index = np.empty(_INDEX_BYTES, np.uint8)
-    words = index.view(np.int64).reshape((INDEXED_CATEGORIES, _INDEX_BYTES // INDEXED_CATEGORIES // 8))
-    floats = words.view(np.float64)
-    longs, used = np.empty(_LONGS, np.int64), np.empty(_FIELDS, np.int64)
-    number, newest, gone = np.empty(_LEVELS, np.int64), np.empty(_LEVELS, np.int64), np.empty(_LEVELS, np.int64)
+    (
+        tiles, values, registers, ranked, ids, behaviours, index, words, floats, word, longs, used, number, newest, gone,
+    ) = scratch  # fmt: skip
     moved = 0
     out_at[0] = block_at[0] = 0
     for row in range(len(first) - 1):
@@ -231,7 +256,7 @@ def fold_rows(
         counted[row, 0], expired[row], moved_before, changed = longs[_COUNTED], 0, moved, False
         for place in range(first[row], first[row + 1]):
             each = order[place]
-            time = times[each]
+            at_ms = times[each]
             if offsets[each] <= longs[_OFFSET]:
                 verdict[each] = REPLAYED
                 continue
@@ -245,17 +270,17 @@ def fold_rows(
                 verdict[each] = DUPLICATE
                 continue
             used[_IDS] = _remember(ids, used[_IDS], event_ids[each])
-            if time < longs[_NEWEST] - LONGEST_MS:
+            if at_ms < longs[_NEWEST] - LONGEST_MS:
                 verdict[each] = LATE
                 continue
             verdict[each] = COUNTED
             _count(
-                time, np.int64(actions[each]), items[each], categories[each], have_category[each], event_values[each],
+                at_ms, np.int64(actions[each]), items[each], categories[each], have_category[each], event_values[each],
                 longs, used, tiles, values, registers, ranked, number, newest, gone, amounts, sketches, scalars,
                 rankings,
             )  # fmt: skip
             moved = _join(
-                time, np.int64(actions[each]), items[each], categories[each], have_category[each], event_values[each],
+                at_ms, np.int64(actions[each]), items[each], categories[each], have_category[each], event_values[each],
                 longs, used, behaviours, index, words, floats, word, blocks, block_at, moved,
             )  # fmt: skip
         at = out_at[row]
@@ -266,3 +291,7 @@ def fold_rows(
         out_at[row + 1] = at
         counted[row, 1] = longs[_COUNTED]
     return moved
+
+
+#: Seconds that it took to compile all this, or to find it compiled.
+COMPILE_S: Final = time.perf_counter() - _COMPILING

@@ -33,7 +33,7 @@ from domain.feature_plan import PLAN, Plan
 from domain.moving import chunks_after, open_chunk
 from domain.sequence import BLOCK, held_chunks
 from domain.sequence_kernel import BEHAVIOUR_BYTES
-from domain.user_kernel import DUPLICATE, LATE, NEVER, REPLAYED, ROW_BYTES, event_bytes, fold_rows
+from domain.user_kernel import DUPLICATE, LATE, NEVER, REPLAYED, ROW_BYTES, event_bytes, fold_rows, scratch
 from domain.user_row import check_rows, row_prefix
 from schemas.codec import codec
 from schemas.errors import Corrupt
@@ -200,16 +200,17 @@ def _run(
         block_at=np.empty(events + 1, dtype=np.int64),
     )
     columns = tuple(
-        np.ascontiguousarray(column)
+        np.require(column, requirements=("C", "W"))
         for column in (
             batch.offset, batch.event_id, batch.item_id, batch.event_time_ms, batch.action, batch.category_id,
             batch.has_category, batch.value,
         )
     )  # fmt: skip
+    # The kernel is compiled for these types alone.
     moved = fold_rows(
         np.frombuffer(held, dtype=np.uint8), row_at, np.frombuffer(prefix, dtype=np.uint8), topic_id, order, first,
         columns, clock, idle_ms, plan.kernel, done.verdicts, done.out, done.out_at, done.counted, done.expired,
-        done.blocks, done.block_at,
+        done.blocks, done.block_at, scratch(plan.kernel),
     )  # fmt: skip
     if moved < 0:
         check_rows([codec("user_head").decode(rows[-1 - moved])], plan)  # type: ignore[list-item]
