@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from bench.machine import Cores, commit, machine
 from bench.window_load import user_batches
 from domain.user_row import FINGERPRINT
-from domain.user_state import EventBatch, Folded, fold, open_chunks
+from domain.user_state import EventBatch, Folded, fold
 from models.point_in_time import export_features
 from schemas.codec import codec
 from schemas.ids import chunk_key, entity_key
-from schemas.records import ACTIONS, UserHead
+from schemas.records import ACTIONS
 from streams.store import Row, Store
 
 __all__ = ["measure_windows"]
@@ -39,15 +39,14 @@ class _Users:
     """Rows of all users in memory."""
 
     def __init__(self) -> None:
-        self.heads: dict[int, UserHead] = {}
+        self.heads: dict[int, bytes] = {}
         self.chunks: dict[tuple[int, int], bytes] = {}
         self.clock_ms = -(2**61)
 
     def fold(self, batch: EventBatch) -> tuple[Folded, float]:
         """What a batch did, and the seconds that the fold alone took."""
-        chunks = {place: self.chunks[place] for place in open_chunks(self.heads, batch)}
         started = time.perf_counter()
-        folded = fold(self.heads, batch, 1, chunks=chunks, clock_ms=self.clock_ms)
+        folded = fold(self.heads, batch, 1, read_chunks=self._open, clock_ms=self.clock_ms)
         spent = time.perf_counter() - started
         self.heads |= folded.heads
         self.clock_ms = folded.clock_ms
@@ -57,6 +56,9 @@ class _Users:
             else:
                 self.chunks[place] = chunk
         return folded, spent
+
+    def _open(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        return {place: self.chunks[place] for place in wanted}
 
 
 def measure_windows(events: int, users: int, repetitions: int, progress: Progress) -> dict[str, Any]:
@@ -106,14 +108,14 @@ def _rate(batches: list[EventBatch]) -> float:
 def _bytes(batches: list[EventBatch]) -> dict[str, Any]:
     """Sizes of rows, and what a batch writes, over the second half of a log."""
     state = _Users()
-    encode_head, encode_chunk = codec("user_head").encode, codec("user_chunk").encode
+    encode_chunk = codec("user_chunk").encode
     per_event: list[float] = []
     changelog = written = source = events = 0
     with tempfile.TemporaryDirectory(prefix="aif-bench-") as folder:
         store = Store(Path(folder) / "users-0.db")
         for number, batch in enumerate(batches):
             folded, _ = state.fold(batch)
-            rows: list[Row] = [(entity_key(user), encode_head(head)) for user, head in folded.heads.items()]
+            rows: list[Row] = [(entity_key(user), head) for user, head in folded.heads.items()]
             for (user, place), chunk in folded.chunks.items():
                 value = None if chunk is None else encode_chunk({"fingerprint": FINGERPRINT, "behaviours": chunk})
                 rows.append((chunk_key(user, place), value))
@@ -129,7 +131,7 @@ def _bytes(batches: list[EventBatch]) -> dict[str, Any]:
         before = _written()
         store.close()
         written += _written() - before
-    sizes = np.array([len(encode_head(head)) for head in state.heads.values()])
+    sizes = np.array([len(head) for head in state.heads.values()])
     return {
         "bytes_per_user": {
             "typical": int(np.median(sizes)), "p99": int(np.percentile(sizes, 99)), "max": int(max(sizes)),

@@ -16,7 +16,7 @@ from domain.feature_plan import PLAN, REGISTERS, Amount, Plan, Ranking, Scalar, 
 from domain.features import Feature, level_of
 from domain.user_row import RANKED_DTYPE, REGISTER_DTYPE, VALUE_DTYPE, check_rows, tiles_of
 from domain.windows import SLOT_BITS, SLOTS, WINDOWS, split_cells, tile_starts
-from schemas.records import ACTIONS, UserHead
+from schemas.records import UserHead
 
 __all__ = ["Column", "distinct_estimate", "feature_values"]
 

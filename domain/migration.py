@@ -41,8 +41,8 @@ def migrated(head: UserHead, chunks: Mapping[int, bytes], plan: Plan) -> UserHea
     if again["newest_event_time_ms"] != head["newest_event_time_ms"]:
         # The newest event is not among the last 10,000: tiles must still be placed by it.
         seed = {
-            **again, "source_offset": -1, "newest_event_time_ms": head["newest_event_time_ms"], "counted": 0,
-            **dict.fromkeys(("tiles", "values", "registers", "ranked", "event_ids", "behaviours", "category_index"), b""),
+            **{name: b"" if isinstance(value, bytes) else value for name, value in again.items()},
+            "source_offset": -1, "counted": 0, "newest_event_time_ms": head["newest_event_time_ms"],
         }  # fmt: skip
         again = decode(fold({0: encode(seed)}, batch, 0, idle_ms=never_ms, plan=plan).heads[0])
     made = {name: again[name] for name in ("values", "registers", "ranked")}

@@ -1,10 +1,11 @@
 """Numbers in byte arrays, compiled: little-endian words at any place, and the variable-length integers of Avro.
 
 A varint holds seven bits a byte, lowest first, with the eighth bit set on all but the last. A long is a varint of its
-zigzag form (0, -1, 1, -2, ... are 0, 1, 2, 3, ...), as in Avro's binary encoding. The same is read with numpy alone, for
-readers without a compiler, by `varints` and `longs` of sequence.py.
+zigzag form (0, -1, 1, -2, ... are 0, 1, 2, 3, ...), as in Avro's binary encoding. Readers without a compiler have
+sequence.py for the same.
 
-Bounds are the caller's: nothing is checked.
+Functions of the fold compile without reference counts (`_nrt`): counting those of each array that is passed on costs
+more than the work. So nothing is allocated, and the caller keeps every array. Bounds are the caller's: nothing is checked.
 """
 
 from __future__ import annotations

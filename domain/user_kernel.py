@@ -2,9 +2,8 @@
 
 It does what user_state.py says, in the order of the log. A row's fields are copied to small byte arrays, changed there
 in place (tile_kernel.py, decay_kernel.py, sequence_kernel.py), and written behind the rows before it; Python touches a
-row only to look it up and to cut it out. All of it compiles on import, for some seconds in a fresh checkout, and is
-cached beside this file; without reference counts (`_nrt`), which would cost more than the work: the caller keeps every
-array, and nothing is allocated here. The bytes are those of schema user_head (user_row.py checks that they are),
+row only to look it up and to cut it out. All of it compiles on import, for some seconds in a fresh
+checkout, and is cached beside this file. The bytes are those of schema user_head (user_row.py checks that they are),
 whose longs and bytes Avro encodes as packed.py says.
 """
 
@@ -21,14 +20,17 @@ from domain.decay_kernel import RANKED_BYTES, add_ranked, add_scalars
 from domain.duplicates import EVENT_IDS
 from domain.feature_plan import REGISTERS
 from domain.features import RANKED
-from domain.packed import LONGEST_VARINT, load_i64, move, read_long, skip_varints, store_i64, write_long
+from domain.packed import load_i64, move, read_long, skip_varints, store_i64, write_long
 from domain.sequence import BEHAVIOUR_VARINTS, BLOCK, INDEX_DTYPE, INDEXED_CATEGORIES
 from domain.sequence_kernel import BEHAVIOUR_BYTES, index_block, write_behaviour
 from domain.tile_kernel import add_amounts, add_counts, add_registers, expire_tiles, tile_numbers
 from domain.windows import LONGEST_MS, SLOTS, TILE_DTYPE, WINDOWS
 from schemas.records import ACTIONS
 
-__all__ = ["COMPILE_S", "COUNTED", "DUPLICATE", "LATE", "NEVER", "REPLAYED", "ROW_BYTES", "event_bytes", "fold_rows", "scratch"]
+__all__ = [
+    "COMPILE_S", "COUNTED", "DUPLICATE", "LATE", "NEVER", "REPLAYED", "ROW_BYTES", "event_bytes", "fold_rows",
+    "scratch_of",
+]  # fmt: skip
 
 #: Verdicts on events.
 COUNTED: Final = 0
@@ -56,7 +58,7 @@ def event_bytes(plan: Any) -> int:
     return int(tiles + RANKED_BYTES * rankings + _ID_BYTES + BEHAVIOUR_BYTES)
 
 
-def scratch(plan: Any) -> tuple[Any, ...]:
+def scratch_of(plan: Any) -> tuple[Any, ...]:
     """Where `fold_rows` keeps the row in hand, for the plan with these tables: for one thread at a time."""
     amounts, sketches, scalars, rankings = map(len, plan)
     index = np.empty((INDEXED_CATEGORIES, INDEX_DTYPE.itemsize // 8), np.int64)
@@ -222,8 +224,8 @@ _PAIRS: Final = types.int64[:, ::1]
 )  # fmt: skip
 def fold_rows(
     rows: Any, row_at: Any, prefix: Any, topic_id: int, order: Any, first: Any, events: Any, clock_ms: Any,
-    idle_ms: int, plan: Any, verdict: Any, out: Any, out_at: Any, counted: Any, expired: Any, blocks: Any, block_at: Any,
-    scratch: Any,
+    idle_ms: int, plan: Any, verdict: Any, out: Any, out_at: Any, counted: Any, expired: Any, blocks: Any,
+    block_at: Any, scratch: Any,
 ) -> int:  # fmt: skip
     """Fold the events of every row; the number of blocks that left heads, or -1 - row at a row of another `prefix`.
 
@@ -237,9 +239,8 @@ def fold_rows(
     """
     offsets, event_ids, items, times, actions, categories, have_category, event_values = events
     amounts, sketches, scalars, rankings = plan
-    (
-        tiles, values, registers, ranked, ids, behaviours, index, words, floats, word, longs, used, number, newest, gone,
-    ) = scratch  # fmt: skip
+    tiles, values, registers, ranked, ids, behaviours, index, words, floats, word, longs, used = scratch[:12]
+    number, newest, gone = scratch[12:]
     moved = 0
     out_at[0] = block_at[0] = 0
     for row in range(len(first) - 1):

@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from domain.duplicates import EVENT_IDS
 from domain.feature_plan import Plan
-from domain.sequence import BEHAVIOUR_DTYPE, BEHAVIOUR_VARINTS, BEHAVIOURS, BLOCK, CHUNK, INDEX_DTYPE, unpacked_behaviours
+from domain.sequence import (
+    BEHAVIOUR_DTYPE,
+    BEHAVIOUR_VARINTS,
+    BEHAVIOURS,
+    BLOCK,
+    CHUNK,
+    INDEX_DTYPE,
+    unpacked_behaviours,
+)
 from domain.windows import SLOTS, TILE_DTYPE, WINDOWS, count_windows
 from schemas.codec import codec
 from schemas.errors import Corrupt
@@ -46,7 +54,10 @@ RANKED_DTYPE: Final = np.dtype([("ranking", "u1"), ("category_id", "<i8"), ("wei
 FINGERPRINT: Final = hashed_id(
     repr(
         [list(map(tuple, WINDOWS)), SLOTS, BEHAVIOURS, BLOCK, BEHAVIOUR_VARINTS, CHUNK, EVENT_IDS, ACTIONS]
-        + [dtype.descr for dtype in (TILE_DTYPE, BEHAVIOUR_DTYPE, VALUE_DTYPE, REGISTER_DTYPE, RANKED_DTYPE, INDEX_DTYPE)]
+        + [
+            dtype.descr
+            for dtype in (TILE_DTYPE, BEHAVIOUR_DTYPE, VALUE_DTYPE, REGISTER_DTYPE, RANKED_DTYPE, INDEX_DTYPE)
+        ]
         + [codec("user_head").fingerprint.hex()]
     )
 )

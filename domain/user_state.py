@@ -33,7 +33,7 @@ from domain.feature_plan import PLAN, Plan
 from domain.moving import chunks_after, open_chunk
 from domain.sequence import BLOCK, held_chunks
 from domain.sequence_kernel import BEHAVIOUR_BYTES
-from domain.user_kernel import DUPLICATE, LATE, NEVER, REPLAYED, ROW_BYTES, event_bytes, fold_rows, scratch
+from domain.user_kernel import DUPLICATE, LATE, NEVER, REPLAYED, ROW_BYTES, event_bytes, fold_rows, scratch_of
 from domain.user_row import check_rows, row_prefix
 from schemas.codec import codec
 from schemas.errors import Corrupt
@@ -210,7 +210,7 @@ def _run(
     moved = fold_rows(
         np.frombuffer(held, dtype=np.uint8), row_at, np.frombuffer(prefix, dtype=np.uint8), topic_id, order, first,
         columns, clock, idle_ms, plan.kernel, done.verdicts, done.out, done.out_at, done.counted, done.expired,
-        done.blocks, done.block_at, scratch(plan.kernel),
+        done.blocks, done.block_at, scratch_of(plan.kernel),
     )  # fmt: skip
     if moved < 0:
         check_rows([codec("user_head").decode(rows[-1 - moved])], plan)  # type: ignore[list-item]
@@ -218,9 +218,7 @@ def _run(
     return done
 
 
-def _chunks(
-    users: list[int], done: _Done, read_chunks: ChunkReader
-) -> Iterator[tuple[tuple[int, int], bytes | None]]:
+def _chunks(users: list[int], done: _Done, read_chunks: ChunkReader) -> Iterator[tuple[tuple[int, int], bytes | None]]:
     """Chunks that change: of rows that expired, then of those that blocks have left."""
     for row in np.flatnonzero(done.expired).tolist():
         for number in held_chunks(int(done.counted[row, 0])):
@@ -229,8 +227,8 @@ def _chunks(
     left = np.maximum(done.counted[:, 1] // BLOCK, 1) - np.maximum(before // BLOCK, 1)
     last = np.cumsum(left)
     rows = np.flatnonzero(left).tolist()
-    open_ones = {row: number for row in rows if (number := open_chunk(int(before[row]))) is not None}
-    held = read_chunks([(users[row], number) for row, number in open_ones.items()]) if open_ones else {}
+    open_ones = {row: opened for row in rows if (opened := open_chunk(int(before[row]))) is not None}
+    held = read_chunks([(users[row], opened) for row, opened in open_ones.items()]) if open_ones else {}
     for row in rows:
         cuts = done.block_at[last[row] - left[row] : last[row] + 1].tolist()
         blocks = [done.blocks[start:end].tobytes() for start, end in pairwise(cuts)]

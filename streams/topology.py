@@ -17,6 +17,7 @@ import faust
 from faust.events import Event
 from faust.types import TP
 
+from domain.user_kernel import COMPILE_S
 from schemas.deployment import Deployment, settings_from_env
 from schemas.errors import BadInput
 from streams import internals
@@ -110,6 +111,7 @@ class Worker:
     def prepare(self) -> None:
         """Check the broker, the topics and the folder before anything starts; see the modules that are called."""
         internals.check()
+        logger.info("the fold of user events is compiled: %.1f s", COMPILE_S)  # seconds in a fresh checkout
         source_topic_ids(self.deployment, [lane.topic for lane in self.lanes])
         require_destinations(self.deployment)
         self._lock = claim(self.folder, self.deployment)

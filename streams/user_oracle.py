@@ -25,7 +25,7 @@ from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord
-from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
+from schemas.records import ACTION_CODES, UserEvent, UserHead
 from streams.fold import SourceRecord
 
 __all__ = ["PlainUser", "UsersOracle"]
