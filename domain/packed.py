@@ -5,7 +5,8 @@ zigzag form (0, -1, 1, -2, ... are 0, 1, 2, 3, ...), as in Avro's binary encodin
 sequence.py for the same.
 
 Functions of the fold compile without reference counts (`_nrt`): counting those of each array that is passed on costs
-more than the work. So nothing is allocated, and the caller keeps every array. Bounds are the caller's: nothing is checked.
+more than the work. So nothing is allocated, and the caller keeps every array. Bounds are the caller's too: nothing is
+checked.
 """
 
 from __future__ import annotations

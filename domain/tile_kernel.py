@@ -161,7 +161,7 @@ def expire_tiles(
 ) -> None:  # fmt: skip
     """Drop what is older than the windows of a row reach whose newest tiles [levels] move from `newest` to `now`.
 
-    `used` [3] are the bytes of tiles, values and registers; `gone` [levels] is scratch: the tiles that each level moves.
+    `used` [3] are the bytes of tiles, values and registers; `gone` [levels] is scratch: tiles that each level moves.
     """
     top = -1
     for level in range(_LEVELS):

@@ -36,7 +36,7 @@ def _row(length: int, plan: Plan, seed: int) -> tuple[dict, dict]:
     )  # fmt: skip
     for start in range(0, length, 100):
         batch = whole.take(place[start : start + 100])
-        folded = fold(heads, batch, 1, plan=plan, read_chunks=lambda _: chunks)
+        folded = fold(heads, batch, 1, plan=plan, read_chunks=lambda _, held=chunks: held)
         heads |= folded.heads
         chunks |= folded.chunks
     return codec("user_head").decode(heads[0]), {number: chunk for (_, number), chunk in chunks.items()}
