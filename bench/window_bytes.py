@@ -38,10 +38,10 @@ class Users:
         self.clock_ms = -(2**61)
 
     def fold(self, batch: EventBatch) -> tuple[Folded, float]:
-        """What a batch did, and the seconds that the fold alone took."""
-        started = time.perf_counter()
+        """What a batch did, and the CPU seconds that the fold alone took: it is one thread and never waits."""
+        started = time.thread_time()
         folded = fold(self.heads, batch, 1, read_chunks=self._open, clock_ms=self.clock_ms)
-        spent = time.perf_counter() - started
+        spent = time.thread_time() - started
         self.heads |= folded.heads
         self.clock_ms = folded.clock_ms
         for place, chunk in folded.chunks.items():

@@ -33,6 +33,7 @@ Progress = Callable[[str, int], None]
 def measure_windows(events: int, users: int, repetitions: int, progress: Progress) -> dict[str, Any]:
     """Measure and return what `aif bench windows --json` prints.
 
+    Folds are measured in CPU seconds, so that other programs on the machine disturb them little.
     `fold_events_per_s`: events in sessions of 2.5; `fold_dense_events_per_s`: 25 events per user and batch;
     `fold_uniform_events_per_s`: every event another user, the worst case, for a row costs more than an event;
     `fold_hot_events_per_s`: that, with a tenth of all events on one user. `write_amplification`: bytes
