@@ -38,7 +38,8 @@ class Topic:
 class Table:
     """A table: RocksDB in the worker that owns the partition, and a compacted changelog topic that is its truth.
 
-    `chunk_schema` is that of further rows behind an entity's own, under its key and a 4-byte big-endian number.
+    `chunk_schema` is that of further rows behind an entity's own, under its key and a 4-byte big-endian number,
+    `source_schema` that of rows which keep the progress of each source (`schemas.ids.source_key`).
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     readers: str
     holds: str
     chunk_schema: str | None = None
+    source_schema: str | None = None
 
 
 def dead_letter_topic(source: str) -> str:
@@ -73,6 +75,12 @@ _SOURCES: Final = (
         "In order per user as sent; late events up to the longest window count where they belong.",
     ),
     Topic(
+        "item-activity", "partition of user-events", "item_activity", "deployment", "delete", 30 * _DAY_MS,
+        "LogAppendTime", "user agent", "activity agent",
+        "In the transaction of the user-events batch behind it; read committed. Partitioned by item. After a recompute"
+        " of users it repeats events: each counts once, by its offset.",
+    ),
+    Topic(
         "model-versions", "constant", "model_version", 1, "delete", None, "LogAppendTime",
         "aif model publish", "every worker and server, without a group, from the start",
         "One partition: the log's order decides which version is the newest.",
@@ -90,6 +98,13 @@ TABLES: Final[dict[str, Table]] = {
         Table(
             "n2o_a", "item_id", "n2o_row", "item-updates", "item agent, rebuild", "serving (N2O slab)",
             "One fixed-size record per item: vector, bridge weights, signature and the model version that made them.",
+        ),
+        Table(
+            "item_activity", "item_id", "item_activity_row", "item-activity", "activity agent",
+            "item agent (item vectors)",
+            "What users did to each item: sparse window tiles by event time, and the snapshot of their counts that item"
+            " vectors are made with.",
+            source_schema="activity_source",
         ),
         Table(
             "users", "user_id", "user_head", "user-events", "user agent", "serving (user phase)",

@@ -116,6 +116,8 @@ class Lane:
         self.failpoint = failpoint
         self._exit_process = exit_process
         self.rim = rim
+        #: Called with a partition's number when it is ready, and after each of its batches.
+        self.on_progress: Callable[[int], None] = lambda partition: None
 
     @property
     def consumer(self) -> BatchConsumer:
@@ -177,6 +179,11 @@ class Lane:
     def wake(self) -> None:
         """Tell the partitions that there is something to rebuild."""
         for partition in self.partitions.values():
+            partition.wake()
+
+    def wake_partition(self, number: int) -> None:
+        """Tell one partition that there may be something to rebuild; nothing where it is not owned."""
+        if (partition := self.partitions.get(number)) is not None:
             partition.wake()
 
     async def in_executor(self, work: Callable[..., Result], *args: Any) -> Result:

@@ -3,7 +3,8 @@
 The write protocol of a batch:
 
 1. fold: the rows that change, computed from the batch and the tables as they are;
-2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, source offset;
+2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, records for other
+   source topics, source offset;
 3. one RocksDB WriteBatch per table, with the changelog offset inside.
 
 A crash between any two of these leaves the changelog as the truth: the next owner restores from it and goes on from
@@ -145,6 +146,7 @@ class LanePartition:
         if not self._suspended:
             await self._rewind()
             self._release()
+        self.lane.on_progress(self.partition)
 
     def _restoring(self, tp: TopicPartition, position: int, end: int) -> None:
         left = max(0, end - position)
@@ -309,6 +311,7 @@ class LanePartition:
             await self._commit(writes, end, oldest_ms)
             self.cursor.advance(end)
             self.last_batch_at = self._moved_at = time.monotonic()
+            self.lane.on_progress(self.partition)
             metrics.batch_applied(self.lane.fold.source, count, writes)
             return True
 
@@ -339,6 +342,8 @@ class LanePartition:
         }
         if writes.dead_letters:
             rows[deployment.dead_letters(self.lane.fold.source), 0] = writes.dead_letters
+        for topic, partition, key, value in writes.outgoing:
+            rows.setdefault((deployment.topic(topic), partition), []).append((key, value))
         with metrics.transaction_seconds.labels(self.lane.fold.source).time():
             last = await self._written(rows, next_offset)
         self.lane.failpoint.reach("committed")
