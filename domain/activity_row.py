@@ -22,7 +22,15 @@ from schemas.errors import Corrupt
 from schemas.ids import hashed_id
 from schemas.records import ACTIONS
 
-__all__ = ["ACTIVITY_FEATURES", "ACTIVITY_WINDOWS", "FINGERPRINT", "NO_SNAPSHOT", "Snapshots", "check_fingerprints", "snapshot_features"]
+__all__ = [
+    "ACTIVITY_FEATURES",
+    "ACTIVITY_WINDOWS",
+    "FINGERPRINT",
+    "NO_SNAPSHOT",
+    "Snapshots",
+    "check_fingerprints",
+    "snapshot_features",
+]
 
 #: Windows over an item's events. Five minutes would be over before a vector that follows them is served.
 ACTIVITY_WINDOWS: Final = WINDOWS[1:]
@@ -74,7 +82,7 @@ class Snapshots:
 
 def snapshot_features(counts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Tower inputs of counts ([n, ACTIVITY_FEATURES] -> [n, ACTIVITY_FEATURES] float32)."""
-    return np.log1p(counts, dtype=np.float64).astype(np.float32)
+    return np.asarray(np.log1p(counts, dtype=np.float64), dtype=np.float32)
 
 
 def check_fingerprints(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -35,7 +35,9 @@ class ItemHistory:
         positions, parts = [np.zeros(0, dtype=np.int64)], [Snapshots.none(0)]
         for start in range(0, len(events), _PIECE):
             piece = slice(start, start + _PIECE)
-            folded = fold(rows, ActivityBatch(events.item_id[piece], events.time_ms[piece], events.action[piece]), interval_ms)
+            folded = fold(
+                rows, ActivityBatch(events.item_id[piece], events.time_ms[piece], events.action[piece]), interval_ms
+            )
             rows |= folded.rows
             positions.append(start + folded.made_by)
             parts.append(folded.snapshots)

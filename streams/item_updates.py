@@ -112,9 +112,7 @@ class ItemUpdatesFold:
 
     def _remade(self, model: ItemModel, keys: list[bytes], activity: Snapshots, tables: TableReader) -> Writes | None:
         """New records of those of these items whose record is stale; None where none is."""
-        found = zip(
-            tables.get_many("items", keys), tables.get_many(SLOT, keys), activity.made_ms.tolist(), strict=True
-        )
+        found = zip(tables.get_many("items", keys), tables.get_many(SLOT, keys), activity.made_ms.tolist(), strict=True)
         stale = {
             place: row
             for place, (row, record, made_ms) in enumerate(found)

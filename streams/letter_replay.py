@@ -22,6 +22,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from domain.activity_events import check_item_activity
 from domain.partitioner import partition_of
 from domain.validation import check_item_update, check_user_event
 from schemas.codec import codec
@@ -46,7 +47,13 @@ _CHUNK_BYTES: Final = 8 << 20
 #: While a crashed replay's transaction is open, workers wait behind it; the next replay ends it at once.
 _TRANSACTION_TIMEOUT_MS: Final = 15_000
 _ENTITY_KEY_BYTES: Final = 8
-_CHECKS: Final[dict[str, Check]] = {"item-updates": check_item_update, "user-events": check_user_event}
+_CHECKS: Final[dict[str, Check]] = {
+    "item-updates": check_item_update,
+    "user-events": check_user_event,
+    "item-activity": check_item_activity,
+}
+#: Topics that are not partitioned by their keys: their records go back to the partition they were in.
+_PLACED: Final = frozenset({"item-activity"})
 
 
 @dataclass
@@ -197,6 +204,8 @@ class _Run:
 def _partition(letter: DeadLetter, source: str, deployment: Deployment) -> int:
     if TOPICS[source].partitions == 1:
         return 0
+    if source in _PLACED:
+        return letter["partition"]
     assert letter["key"] is not None, "letters without a key are not chosen"
     return partition_of(entity_id(letter["key"]), deployment.partitions)
 

@@ -19,6 +19,7 @@ from kafka import KafkaProducer
 
 from cli.main import main
 from cli.verify import report_lines
+from domain.activity_row import Snapshots
 from models.aif import AIF
 from models.config import ModelConfig
 from models.export import export
@@ -31,6 +32,7 @@ from streams.changelog import ChangelogWriter
 from streams.changelog_rows import RowsAtCut, RowsAtOffset
 from streams.datadir import claim
 from streams.fold import Fold
+from streams.item_activity import ItemActivityFold
 from streams.item_updates import ItemUpdatesFold
 from streams.log_reader import LogReader
 from streams.rollout import ItemModel
@@ -182,13 +184,14 @@ class World:
 
     def __init__(self, deployment: Deployment, sender: AIOKafkaProducer) -> None:
         self.deployment, self._sender = deployment, sender
-        self._ids = source_topic_ids(deployment, map(deployment.topic, ("item-updates", "user-events")))
-        self.items, users = ItemUpdatesFold(deployment), UserEventsFold(deployment)
-        self._folds: dict[str, Fold] = {"item-updates": self.items, "user-events": users}
+        self._ids = source_topic_ids(deployment, map(deployment.topic, ("item-updates", "user-events", "item-activity")))
+        self.items = ItemUpdatesFold(deployment, self._activity)
+        users, activity = UserEventsFold(deployment), ItemActivityFold(deployment)
+        self._folds: dict[str, Fold] = {"item-updates": self.items, "user-events": users, "item-activity": activity}
         folder = deployment.data_dir / "tables" / "w"
         self.lock = claim(folder, deployment)
-        self.stores = {name: Store(folder / f"{name}-0.db") for name in ("items", "n2o_a", "users")}
-        self._next = {"item-updates": 0, "user-events": 0}
+        self.stores = {name: Store(folder / f"{name}-0.db") for name in ("items", "n2o_a", "users", "item_activity")}
+        self._next = dict.fromkeys(self._folds, 0)
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """TableReader."""
@@ -198,12 +201,29 @@ class World:
         """TableReader."""
         return self.stores[table].entity_keys(after, limit)
 
+    def _activity(self, partition: int, keys: Sequence[bytes]) -> Snapshots:
+        """ActivityReader."""
+        rows = self.get_many("item_activity", keys)
+        return Snapshots.of([None if row is None else codec("item_activity_row").decode(row) for row in rows])
+
     async def fold(self, source: str, *sent: tuple[bytes, bytes]) -> dict[Any, list[Any]]:
         """Send records and fold them: the rows of the batch by destination, the watermark last."""
         topic, records = self.deployment.topic(source), []
         for key, value in sent:
             at = await self._sender.send_and_wait(topic, value, key, partition=0)
             records.append(Record(at.offset, key, value, at.timestamp))
+        return self._folded(source, records)
+
+    async def fold_activity(self) -> dict[Any, list[Any]]:
+        """Fold what the user lane has sent on."""
+        tp, source = TopicPartition(self.deployment.topic("item-activity"), 0), "item-activity"
+        async with LogReader(self.deployment.bootstrap_servers) as reader:
+            end = (await reader.bounds(tp)).committed
+            found = [Record(r.offset, r.key, r.value, r.timestamp) async for r in reader.records(tp, 0, end)]
+        return self._folded(source, [record for record in found if record.offset >= self._next[source]])
+
+    def _folded(self, source: str, records: list[Record]) -> dict[Any, list[Any]]:
+        topic = self.deployment.topic(source)
         fold = self._folds[source]
         writes = fold.fold(0, self._ids[topic], records, self)
         self._next[source] = records[-1].offset + 1
@@ -212,6 +232,8 @@ class World:
         rows = {(self.deployment.changelog(table), 0): [*writes.rows.get(table, ()), encoded] for table in fold.tables}
         if writes.dead_letters:
             rows[self.deployment.dead_letters(source), 0] = writes.dead_letters
+        for topic, partition, key, value in writes.outgoing:
+            rows.setdefault((self.deployment.topic(topic), partition), []).append((key, value))
         return rows
 
     async def commit(self, source: str, rows: dict[Any, list[Any]]) -> None:
