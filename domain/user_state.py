@@ -108,7 +108,7 @@ class Folded:
     expired: int = 0
     chunks: dict[tuple[int, int], bytes | None] = field(default_factory=dict)
     clock_ms: int = NEVER
-    verdicts: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
+    verdicts: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8), compare=False)
 
 
 def open_chunks(heads: Mapping[int, UserHead], batch: EventBatch) -> list[tuple[int, int]]:

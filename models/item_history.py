@@ -8,7 +8,7 @@ its own outcome, and everything after it, is not in what it reads.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ __all__ = ["ItemHistory"]
 _Int = npt.NDArray[np.int64]
 
 #: Events folded at a time; what comes out does not depend on it.
-_PIECE: Final = 20_000
+_PIECE = 20_000
 
 
 class ItemHistory:

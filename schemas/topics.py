@@ -19,7 +19,8 @@ class Topic:
     """A topic: its contract and how it is kept.
 
     `partitions` is `"deployment"` (the deployment's partition count: topics and tables that are joined share it) or 1.
-    `retention_ms` is None where every record is kept for ever.
+    `retention_ms` is None where every record is kept for ever. `partitioned_by` is "" where the key says it, as nearly
+    everywhere.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Topic:
     writers: str
     readers: str
     promise: str
+    partitioned_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ _SOURCES: Final = (
     Topic(
         "item-activity", "partition of user-events", "item_activity", "deployment", "delete", 30 * _DAY_MS,
         "LogAppendTime", "user agent", "activity agent",
-        "In the transaction of the user-events batch behind it; read committed. Partitioned by item. After a recompute"
+        "In the transaction of the user-events batch behind it; read committed. After a recompute"
         " of users it repeats events: each counts once, by its offset.",
+        partitioned_by="item_id",
     ),
     Topic(
         "model-versions", "constant", "model_version", 1, "delete", None, "LogAppendTime",
@@ -127,7 +130,7 @@ def _dead_letters(source: Topic) -> Topic:
 def _changelog(table: Table) -> Topic:
     return Topic(
         changelog_topic(table.name), table.key, table.schema, "deployment", "compact", None, "CreateTime",
-        table.writers, f"recovery of {table.name}, serving",
+        table.writers, f"recovery of {table.name}" + (", serving" if "serving" in table.readers else ""),
         "One transaction per source batch, a watermark row last; read committed.",
     )  # fmt: skip
 

@@ -1,10 +1,11 @@
 """Sending refused records again after a fix, each once.
 
-The record goes back to its source topic with its original key and value, to the partition of its key, and its letter
-is marked; both are one Kafka transaction, so no crash leaves one without the other. Replays of a source topic share a
-transactional id: a second one ends the first one's unfinished transaction and fences it, and reads the letters after
-that, so two at once cannot double a record either. And a record that was sent twice all the same, by a producer or
-because a letter was written anew when the log was read again, changes nothing while its event_id is remembered.
+The record goes back to its source topic with its original key and value, to the partition of its key (of a topic that
+is partitioned otherwise, to where it was), and its letter is marked; both are one Kafka transaction, so no crash leaves
+one without the other. Replays of a source topic share a transactional id: a second one ends the first one's unfinished
+transaction and fences it, and reads the letters after that, so two at once cannot double a record either. And a record
+that was sent twice all the same, by a producer or because a letter was written anew when the log was read again,
+changes nothing while its event_id is remembered, or, of item-activity, because its offsets are.
 
 Transaction markers stand in the source topic behind the records: offsets of a source partition have gaps.
 """
@@ -52,8 +53,6 @@ _CHECKS: Final[dict[str, Check]] = {
     "user-events": check_user_event,
     "item-activity": check_item_activity,
 }
-#: Topics that are not partitioned by their keys: their records go back to the partition they were in.
-_PLACED: Final = frozenset({"item-activity"})
 
 
 @dataclass
@@ -204,7 +203,7 @@ class _Run:
 def _partition(letter: DeadLetter, source: str, deployment: Deployment) -> int:
     if TOPICS[source].partitions == 1:
         return 0
-    if source in _PLACED:
+    if TOPICS[source].partitioned_by:
         return letter["partition"]
     assert letter["key"] is not None, "letters without a key are not chosen"
     return partition_of(entity_id(letter["key"]), deployment.partitions)
