@@ -55,6 +55,7 @@ def recreate(deployment: Deployment, name: str) -> None:
 
     try:
         wait_for(made, 30)
+        time.sleep(0.5)  # until every part of the broker has heard of it
     finally:
         admin.close()
 

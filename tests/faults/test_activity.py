@@ -127,7 +127,7 @@ def test_a_crash_before_the_vector_followed_is_caught_up(deployment: Deployment,
 
 
 def test_a_recompute_of_users_counts_nothing_twice(deployment: Deployment, traffic: Traffic) -> None:
-    """With table users and its changelog gone, all events are sent on again, cut otherwise: activity stays as it was."""
+    """With table users and its changelog gone, all events are sent on again, cut otherwise, and change nothing."""
     worker = WorkerProcess(deployment)
     with running(worker):
         for _ in range(5):
