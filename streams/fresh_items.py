@@ -36,6 +36,12 @@ class FreshItems:
         self._lock = threading.Lock()
         self._made_ms: dict[int, dict[bytes, int]] = {}
 
+    @property
+    def count(self) -> int:
+        """Items whose vectors are to follow."""
+        with self._lock:
+            return sum(map(len, self._made_ms.values()))
+
     def announce(self, partition: int, made_ms: Mapping[bytes, int]) -> None:
         """These items of a partition have, or are about to have, snapshots of these times."""
         if made_ms:

@@ -32,7 +32,7 @@ class ItemActivityFold:
     def __init__(self, deployment: Deployment, fresh: FreshItems | None = None) -> None:
         self._deployment = deployment
         self._topic = deployment.topic(self.source)
-        self._fresh = fresh or FreshItems()
+        self._fresh = FreshItems() if fresh is None else fresh
 
     def fold(self, partition: int, topic_id: int, records: Sequence[SourceRecord], tables: TableReader) -> Writes:
         """See streams/fold.py."""

@@ -49,7 +49,7 @@ class ItemUpdatesFold:
     ) -> None:
         self._deployment = deployment
         self.activity = activity
-        self._fresh = fresh or FreshItems()
+        self._fresh = FreshItems() if fresh is None else fresh
         self._topic = deployment.topic(self.source)
         self._signature_version = deployment.signature_version
         #: item_id, event_time_ms, source_topic_id, source_offset of a row: what decides whether an update wins.

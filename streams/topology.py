@@ -102,6 +102,7 @@ class Worker:
     failpoint: Failpoint
     lanes: list[Lane] = field(default_factory=list)
     follower: ModelFollower | None = None
+    fresh: FreshItems = field(default_factory=FreshItems)
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     @property
@@ -195,9 +196,8 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         web_router_enabled=False,
     )
     worker = Worker(deployment, settings, app, KafkaRim(deployment), Failpoint.parse(settings.failpoint))
-    fresh = FreshItems()
-    items = ItemUpdatesFold(deployment, fresh=fresh)
-    users, activity = UserEventsFold(deployment), ItemActivityFold(deployment, fresh)
+    items = ItemUpdatesFold(deployment, fresh=worker.fresh)
+    users, activity = UserEventsFold(deployment), ItemActivityFold(deployment, worker.fresh)
     worker.lanes = [_attach(worker, fold) for fold in (items, users, activity)]
     items.activity = _activity_of(worker.lanes[2])
     worker.lanes[2].on_progress = worker.lanes[0].wake_partition

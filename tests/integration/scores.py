@@ -20,7 +20,10 @@ __all__ = ["Recompute", "signature_of"]
 
 
 class Recompute:
-    """Item vectors of a shop as it is now, with the activity that its system has settled on, and scores over them. Row 0 stands for an item of which nothing is known."""
+    """Item vectors of a shop as it is now, with the activity that its system has settled on, and scores over them.
+
+    Row 0 stands for an item of which nothing is known.
+    """
 
     def __init__(self, model: AIF, shop: Shop) -> None:
         self._model, self._shop, self._dims = model.eval(), shop, model.config.dimensions

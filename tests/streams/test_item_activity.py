@@ -184,6 +184,7 @@ def test_an_item_announced_again_is_not_taken_for_seen() -> None:
     fresh = FreshItems()
     fresh.announce(0, {b"a": 1, b"b": 1})
     fresh.announce(0, {b"a": 2})
+    assert fresh.count == 2
     fresh.seen(0, {b"a": 1, b"b": 1, b"c": 1})
     fresh.seen(1, {b"a": 2})
     assert (fresh.some(0, 9), fresh.some(1, 9), fresh.some(0, 0)) == ({b"a": 2}, {}, {})
