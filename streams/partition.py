@@ -74,6 +74,7 @@ class LanePartition:
         self._topic_id = 0
         self._rebuild_at = REBUILD_START
         self._rebuild_after = 0.0  #: monotonic
+        self._wakes = 0
         self._writer = lane.rim.writer(_kafka(self.tp))
         self._task: asyncio.Task[None] | None = None
 
@@ -212,6 +213,7 @@ class LanePartition:
 
     def wake(self) -> None:
         """There may be something to rebuild."""
+        self._wakes += 1
         self._rebuild_after = 0.0
         self._wake.set()
 
@@ -331,13 +333,16 @@ class LanePartition:
         async with self._in_hand:
             if self._suspended:
                 return False
+            wakes = self._wakes
             piece = await self.lane.in_executor(self.lane.fold.rebuild, self.partition, self, self._rebuild_at)
             if piece.writes is not None:
                 assert self.cursor is not None
                 await self._commit(piece.writes, self.cursor.expected, 0)
                 metrics.rebuilt(self.lane.fold.source, piece.writes)
             self._rebuild_at = piece.at
-            self._rebuild_after = 0.0 if piece.more else time.monotonic() + _REBUILD_EVERY_S
+            # Woken during the look, it may have looked too early.
+            found_all = not piece.more and wakes == self._wakes
+            self._rebuild_after = time.monotonic() + _REBUILD_EVERY_S if found_all else 0.0
             return bool(piece.more)
 
     async def _commit(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> None:
