@@ -75,7 +75,7 @@ class LanePartition:
         self._rebuild_at = REBUILD_START
         self._rebuild_after = 0.0  #: monotonic
         self._wakes = 0
-        self._writer = lane.rim.writer(_kafka(self.tp))
+        self._writer = lane.rim.writer(TopicPartition(*self.tp))
         self._task: asyncio.Task[None] | None = None
 
     # -- ownership -----------------------------------------------------------------------------------------------
@@ -232,6 +232,13 @@ class LanePartition:
                 "%s-%d: offsets %d to %d were lost on the way, fetching again", *self.tp, before, consumed_to
             )
             await self._rewind()
+
+    async def pass_over(self, begin: int, end: int) -> None:
+        """Take note that the source has no records from `begin` to `end` - 1, where all before is applied."""
+        async with self._in_hand:
+            if self.cursor and not self._suspended and not self._pending and self.cursor.expected == begin < end:
+                await self._commit(Writes({}), end, 0)
+                self.cursor.advance(end)
 
     async def check_stall(self) -> None:
         """Raise Unavailable where records wait and none has been applied for long; called now and then by the lane.
@@ -390,7 +397,3 @@ class LanePartition:
             writer_epoch=self._writer.epoch,
             wall_time_ms=int(time.time() * 1000),
         )
-
-
-def _kafka(tp: TP) -> TopicPartition:
-    return TopicPartition(tp.topic, tp.partition)

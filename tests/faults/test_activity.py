@@ -123,6 +123,8 @@ def test_a_crash_before_the_vector_followed_is_caught_up(deployment: Deployment,
         worker.start()
         _follows(deployment, NOW_MS + 600_000)
         assert verified(deployment).coverage["n2o_a"].awaiting_activity == 0
+        # The markers behind the last records of item-activity are applied too: nothing looks as if it were waiting.
+        wait_for(lambda: not any(each["lag"] for each in (worker.health() or {})["partitions"]), 30)
         assert worker.stop() == 0
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from simulation import Broker, MemoryStore, Record, Worker
 
+from schemas.codec import codec
 from schemas.ids import WATERMARK_KEY
 from streams.fold import Piece, RebuildPlace
 
@@ -186,3 +187,23 @@ def test_progress_is_told_when_ready_and_after_each_batch() -> None:
         return heard
 
     assert asyncio.run(scenario()) == [0, 2]
+
+
+def test_offsets_without_records_are_passed_only_where_all_before_is_applied() -> None:
+    """Markers behind the last record move the watermark, once; a gap that begins elsewhere moves nothing."""
+
+    async def scenario() -> list[int]:
+        broker = Broker()
+        worker, found = Worker(broker, {}, random.Random(0)), []
+        await worker.assigned(True)
+        for _ in range(500):
+            await asyncio.sleep(0)
+        partition = worker.lane.partitions[0]
+        for begin, end in ((1, 9), (0, 0), (0, 2), (0, 5)):
+            await partition.pass_over(begin, end)
+            found.append(partition.cursor.expected if partition.cursor else -1)
+        found.append(codec("watermark").decode(broker.table("counts-changelog")[WATERMARK_KEY])["next_source_offset"])
+        await worker.bury()
+        return [*found, broker.transactions]
+
+    assert asyncio.run(scenario()) == [0, 0, 2, 2, 2, 1]
