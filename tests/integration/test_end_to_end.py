@@ -250,7 +250,9 @@ def test_verification_finds_no_difference(system: System) -> None:
         "items": len(system.shop.items),
         "n2o_a": len(system.shop.items),
         "users": len(system.shop.users),
+        "item_activity": len(system.shop.activity),
     }
+    assert report.rows["item_activity"] > 1_000 and report.coverage["n2o_a"].awaiting_activity == 0
     letters = sum(len(system.dead_letters(source)) for source in ("item-updates", "user-events"))
     assert report.refused_records == letters
 
