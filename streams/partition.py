@@ -3,7 +3,8 @@
 The write protocol of a batch:
 
 1. fold: the rows that change, computed from the batch and the tables as they are;
-2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, source offset;
+2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, records for other
+   source topics, source offset;
 3. one RocksDB WriteBatch per table, with the changelog offset inside.
 
 A crash between any two of these leaves the changelog as the truth: the next owner restores from it and goes on from
@@ -73,7 +74,8 @@ class LanePartition:
         self._topic_id = 0
         self._rebuild_at = REBUILD_START
         self._rebuild_after = 0.0  #: monotonic
-        self._writer = lane.rim.writer(_kafka(self.tp))
+        self._wakes = 0
+        self._writer = lane.rim.writer(TopicPartition(*self.tp))
         self._task: asyncio.Task[None] | None = None
 
     # -- ownership -----------------------------------------------------------------------------------------------
@@ -148,6 +150,7 @@ class LanePartition:
         if not self._suspended:
             await self._rewind()
             self._release()
+        self.lane.on_progress(self.partition)
 
     def _restoring(self, tp: TopicPartition, position: int, end: int) -> None:
         left = max(0, end - position)
@@ -210,6 +213,7 @@ class LanePartition:
 
     def wake(self) -> None:
         """There may be something to rebuild."""
+        self._wakes += 1
         self._rebuild_after = 0.0
         self._wake.set()
 
@@ -228,6 +232,13 @@ class LanePartition:
                 "%s-%d: offsets %d to %d were lost on the way, fetching again", *self.tp, before, consumed_to
             )
             await self._rewind()
+
+    async def pass_over(self, begin: int, end: int) -> None:
+        """Take note that the source has no records from `begin` to `end` - 1, where all before is applied."""
+        async with self._in_hand:
+            if self.cursor and not self._suspended and not self._pending and self.cursor.expected == begin < end:
+                await self._commit(Writes({}), end, 0)
+                self.cursor.advance(end)
 
     async def check_stall(self) -> None:
         """Raise Unavailable where records wait and none has been applied for long; called now and then by the lane.
@@ -313,6 +324,7 @@ class LanePartition:
             await self._commit(writes, end, oldest_ms)
             self.cursor.advance(end)
             self.last_batch_at = self._moved_at = time.monotonic()
+            self.lane.on_progress(self.partition)
             metrics.batch_applied(self.lane.fold.source, count, writes)
             return True
 
@@ -328,13 +340,16 @@ class LanePartition:
         async with self._in_hand:
             if self._suspended:
                 return False
+            wakes = self._wakes
             piece = await self.lane.in_executor(self.lane.fold.rebuild, self.partition, self, self._rebuild_at)
             if piece.writes is not None:
                 assert self.cursor is not None
                 await self._commit(piece.writes, self.cursor.expected, 0)
                 metrics.rebuilt(self.lane.fold.source, piece.writes)
             self._rebuild_at = piece.at
-            self._rebuild_after = 0.0 if piece.more else time.monotonic() + _REBUILD_EVERY_S
+            # Woken during the look, it may have looked too early.
+            found_all = not piece.more and wakes == self._wakes
+            self._rebuild_after = time.monotonic() + _REBUILD_EVERY_S if found_all else 0.0
             return bool(piece.more)
 
     async def _commit(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> None:
@@ -347,6 +362,8 @@ class LanePartition:
         }
         if writes.dead_letters:
             rows[deployment.dead_letters(self.lane.fold.source), 0] = writes.dead_letters
+        for topic, partition, key, value in writes.outgoing:
+            rows.setdefault((deployment.topic(topic), partition), []).append((key, value))
         with metrics.transaction_seconds.labels(self.lane.fold.source).time():
             last = await self._written(rows, next_offset)
         self.lane.failpoint.reach("committed")
@@ -380,7 +397,3 @@ class LanePartition:
             writer_epoch=self._writer.epoch,
             wall_time_ms=int(time.time() * 1000),
         )
-
-
-def _kafka(tp: TP) -> TopicPartition:
-    return TopicPartition(tp.topic, tp.partition)
