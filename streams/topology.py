@@ -114,11 +114,11 @@ class Worker:
     def prepare(self) -> None:
         """Check the broker, the topics and the folder before anything starts; see the modules that are called."""
         internals.check()
-        logger.info("the fold of user events is compiled: %.1f s", COMPILE_S)  # seconds in a fresh checkout
         source_topic_ids(self.deployment, [lane.topic for lane in self.lanes])
         require_destinations(self.deployment)
         self._lock = claim(self.folder, self.deployment)
         (self.folder / "faust").mkdir(exist_ok=True)
+        logger.info("the fold of user events is compiled: %.1f s", COMPILE_S)  # seconds in a fresh checkout
 
     async def on_started(self, app: faust.App, **_: Any) -> None:
         """Start what runs beside the agents."""
