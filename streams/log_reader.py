@@ -45,14 +45,20 @@ class LogReader:
     ) -> None:
         self._servers = bootstrap_servers
         self._patience_s, self._settled_within_s = patience_s, settled_within_s
-        common = {"bootstrap_servers": bootstrap_servers, "enable_auto_commit": False}
+        # What is asked of a topic for the first time waits one back-off for its metadata.
+        common: dict[str, Any] = {
+            "bootstrap_servers": bootstrap_servers,
+            "enable_auto_commit": False,
+            "retry_backoff_ms": 20,
+        }
         self._written = AIOKafkaConsumer(**common)
         self._consumer = AIOKafkaConsumer(
             **common,
             isolation_level="read_committed",
             auto_offset_reset="none",
             max_partition_fetch_bytes=8 << 20,
-            fetch_max_wait_ms=100,
+            # The broker answers a connection's requests in turn: whatever is asked next waits for a fetch at the end.
+            fetch_max_wait_ms=10,
         )
 
     async def __aenter__(self) -> LogReader:
