@@ -205,6 +205,7 @@ class PartitionCheck:
         report.source_records, report.missing_dead_letters = count, without_letter
         report.refused_records = len(oracle.refused)
         report.refused_then_acceptable_now = len(oracle.acceptable_now)
+        report.accepted_then_refused_now = len(oracle.refused_now)
 
     def _from_checkpoint(self, oracle: Any, topic_id: int, start: int, cut: int, before: Checkpoint) -> int:
         """Put the oracle where an earlier verification stopped; the offset to go on from."""
