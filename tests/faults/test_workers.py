@@ -63,14 +63,13 @@ def test_a_worker_frozen_at_random_moments_past_its_session_is_fenced(deployment
     with running(frozen, other):
         with traffic.flowing():
             for _ in range(6):
-                for worker in (frozen, other):
-                    worker.wait_ready(partitions=2)
+                fenced += _sharing(frozen, other)
                 time.sleep(float(random.uniform(0.0, 1.0)))
                 frozen.signal(signal.SIGSTOP)
                 other.wait_ready(partitions=4)
                 time.sleep(float(random.uniform(0.0, 0.5)))
                 frozen.signal(signal.SIGCONT)
-                fenced += _ends_or_rejoins(frozen, other)
+            fenced += _sharing(frozen, other)
         drained(deployment, frozen, other)
         verified(deployment)
     assert fenced > 0
@@ -100,18 +99,19 @@ def _applied_when_ready(worker: WorkerProcess) -> int:
     return sum(entry["next_offset"] for entry in worker.wait_ready()["partitions"])
 
 
-def _ends_or_rejoins(worker: WorkerProcess, other: WorkerProcess) -> bool:
-    """Wait for what becomes of a worker that was woken; whether it ended itself (and was started again)."""
+def _sharing(frozen: WorkerProcess, other: WorkerProcess) -> int:
+    """Wait until each has half of the partitions, starting the first again where it ended itself; how often it did."""
+    ended = 0
 
-    def decided() -> str | None:
-        if worker.process.poll() is not None:
-            return "ended"
-        health = other.health()
-        return "rejoined" if health and health["ready"] and len(health["partitions"]) == 2 else None
+    def shared() -> bool:
+        nonlocal ended
+        if frozen.process.poll() is not None:
+            assert frozen.process.returncode == 70, frozen.log_tail()
+            assert "taken this partition over" in frozen.log_tail(), frozen.log_tail()
+            frozen.start()
+            ended += 1
+        found = frozen.health(), other.health()
+        return all(health and health["ready"] and len(health["partitions"]) == 2 for health in found)
 
-    if wait_for(decided, 30, worker.log_tail) == "rejoined":
-        return False
-    assert worker.process.returncode == 70, worker.log_tail()
-    assert "taken this partition over" in worker.log_tail(1), worker.log_tail()
-    worker.start()
-    return True
+    wait_for(shared, 60, lambda: f"{frozen.log_tail()}\n{other.log_tail()}")
+    return ended
