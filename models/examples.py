@@ -18,6 +18,7 @@ from domain.lsh import signs
 from models.aif import Batch
 from models.config import ModelConfig
 from models.history import History
+from models.item_history import ItemHistory
 from models.log import Log
 from schemas.errors import BadInput
 from schemas.records import ACTION_CODES, Action
@@ -112,6 +113,7 @@ class Batches:
         self._log, self._dims = log, config.dimensions
         self._negatives = negatives
         self._history = History(log.events)
+        self._activity = ItemHistory(log.events, config.reembed_interval_ms)
         items, first = np.unique(log.catalogue.item_id, return_index=True)
         first_ms = log.catalogue.time_ms[first]  # rows are sorted by (item, time)
         order = np.argsort(first_ms, kind="stable")
@@ -135,9 +137,20 @@ class Batches:
         wanted = ((items[:, 1:, None] == users.item_ids[:, None, :]) & users.present[:, None, :]).any(-1)
         weights[:, 1:] &= ~wanted & (items[:, 1:] != items[:, :1])
 
-        used, place = np.unique(np.concatenate((rows, behaviour_rows), axis=1), return_inverse=True)
+        # An item enters as what it was at the time: a state of the catalogue, and a snapshot of its activity.
+        snapshots = np.concatenate(
+            (
+                self._activity.before(items, positions[:, None]),
+                self._activity.before(users.item_ids, examples.states[:, None]),
+            ),
+            axis=1,
+        )
+        kinds = len(self._activity.features)
+        pairs = (np.concatenate((rows, behaviour_rows), axis=1) + 1) * kinds + snapshots
+        pairs, place = np.unique(pairs, return_inverse=True)
         place = place.reshape(len(positions), -1)
-        inputs = log.catalogue.inputs.take(used)
+        used = pairs // kinds - 1
+        inputs = log.catalogue.inputs.take(used).with_activity(self._activity.features[pairs % kinds])
         item_signs = signs(log.catalogue.signatures[used]) * log.catalogue.has_signature[used, None]
         return Batch(
             embedding=torch.from_numpy(inputs.embedding),

@@ -1,4 +1,4 @@
-"""The item tower as workers run it: catalogue rows in, N2O records out.
+"""The item tower as workers run it: catalogue rows and activity in, N2O records out.
 
 The hot path of item updates and of rebuilds. Rows always pass the tower in chunks of one size, the last one padded:
 with a single GEMM shape a row's result does not depend on its neighbours, so that an update, a rebuild and a recompute
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.export.graph_signature import InputKind
 
+from domain.activity_row import Snapshots
 from domain.artifact import ITEM_TOWER, Manifest
 from domain.item_features import ItemInputs, item_inputs, packed_column
 from domain.n2o import Flag, N2OLayout
@@ -41,7 +43,7 @@ _FIELDS: Final = itemgetter(
 class LoadedTower:
     """The exported item tower of an artifact. Not to be called from two threads at once."""
 
-    def __init__(self, module: torch.nn.Module, manifest: Manifest, threads: int = 1) -> None:
+    def __init__(self, module: Callable[..., Any], manifest: Manifest, threads: int = 1) -> None:
         self.manifest = manifest
         self._module = module
         self._threads = threads
@@ -55,10 +57,10 @@ class LoadedTower:
         path = folder / ITEM_TOWER
         try:
             _refuse_pickles(path)
-            module = torch.export.load(path).module()
+            program = torch.export.load(path)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} cannot be loaded by torch {torch.__version__}: {error}") from error
-        return cls(module, manifest, threads)
+        return cls(_graph(program), manifest, threads)
 
     def __call__(self, inputs: ItemInputs) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Item vectors [n, vector_dim] and bridge weights [n, bridges], float32."""
@@ -81,6 +83,20 @@ class LoadedTower:
         return vectors, bridges
 
 
+def _graph(program: torch.export.ExportedProgram) -> Callable[..., Any]:
+    """The exported graph with its weights.
+
+    What `program.module()` makes proves by symbolic algebra that the shapes are allowed, in every call, which takes as
+    long as the network does; here they are always the same.
+    """
+    kept = {**program.state_dict, **program.constants}
+    weights = [
+        kept[spec.target] for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT
+    ]
+    forward = program.graph_module.forward
+    return lambda *inputs: forward(*weights, *inputs)
+
+
 def _refuse_pickles(path: Path) -> None:
     """Raises ArtifactError where loading the archive would unpickle something, which could run any code."""
     with zipfile.ZipFile(path) as archive:
@@ -96,8 +112,10 @@ def _refuse_pickles(path: Path) -> None:
                 raise ArtifactError(f"{path} holds pickled data in {name}: export it with `aif train`")
 
 
-def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, version_tag: int) -> npt.NDArray[Any]:
-    """The N2O records of catalogue rows ([n] of `layout.dtype`), in their order.
+def n2o_records(
+    rows: Sequence[ItemRow], activity: Snapshots, tower: LoadedTower, layout: N2OLayout, version_tag: int
+) -> npt.NDArray[Any]:
+    """The N2O records of catalogue rows and their items' activity ([n] of `layout.dtype`), in their order.
 
     A signature of other hyperplanes than the model was trained with is left out, as if the item had none. Raises
     BadInput where an embedding or signature is of another length than the model's.
@@ -111,6 +129,7 @@ def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, 
     records["source_topic_id"] = topics
     records["source_offset"] = offsets
     records["version"] = version_tag
+    records["snapshot_ms"] = activity.made_ms
     records["category_id"] = [category or 0 for category in categories]
     with np.errstate(over="ignore"):
         price = np.array(prices, dtype=np.float64).astype(np.float32)
@@ -125,5 +144,5 @@ def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, 
     flags |= np.where(has_price, np.uint32(Flag.HAS_PRICE), np.uint32(0))
     flags |= np.where(has_signature, np.uint32(Flag.HAS_SIGNATURE), np.uint32(0))
     records["flags"] = flags
-    layout.set_vectors(records, *tower(item_inputs(rows, tower.manifest.dimensions)))
+    layout.set_vectors(records, *tower(item_inputs(rows, tower.manifest.dimensions, activity)))
     return records

@@ -51,21 +51,23 @@ class LogReader:
             "enable_auto_commit": False,
             "retry_backoff_ms": 20,
         }
+        # Apart from the one that reads: behind its open fetch, asking for an offset would wait.
         self._written = AIOKafkaConsumer(**common)
+        self._settled = AIOKafkaConsumer(**common, isolation_level="read_committed")
         self._consumer = AIOKafkaConsumer(
             **common,
             isolation_level="read_committed",
             auto_offset_reset="none",
             max_partition_fetch_bytes=8 << 20,
-            # The broker answers a connection's requests in turn: whatever is asked next waits for a fetch at the end.
+            # Another partition is read only when a fetch at the end of the one before has been answered.
             fetch_max_wait_ms=10,
         )
 
     async def __aenter__(self) -> LogReader:
         try:
             with translated(f"connecting to {self._servers}"):
-                await self._written.start()
-                await self._consumer.start()
+                for client in self._clients:
+                    await client.start()
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -74,14 +76,18 @@ class LogReader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._written.stop()
-        await self._consumer.stop()
+        for client in self._clients:
+            await client.stop()
+
+    @property
+    def _clients(self) -> tuple[AIOKafkaConsumer, ...]:
+        return self._written, self._settled, self._consumer
 
     async def bounds(self, tp: TopicPartition) -> Bounds:
         """Where the partition starts and ends now. What is not held back at the call's start is below `committed`."""
         with translated(f"finding the ends of {tp.topic}-{tp.partition}"):
-            start = (await self._consumer.beginning_offsets([tp]))[tp]
-            committed = (await self._consumer.end_offsets([tp]))[tp]
+            start = (await self._written.beginning_offsets([tp]))[tp]
+            committed = (await self._settled.end_offsets([tp]))[tp]
             written = (await self._written.end_offsets([tp]))[tp]
         return Bounds(start, committed, max(committed, written))
 

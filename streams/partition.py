@@ -3,7 +3,8 @@
 The write protocol of a batch:
 
 1. fold: the rows that change, computed from the batch and the tables as they are;
-2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, source offset;
+2. one Kafka transaction: changelog rows of all tables, a watermark row last in each, dead letters, records for other
+   source topics, source offset;
 3. one RocksDB WriteBatch per table, with the changelog offset inside.
 
 A crash between any two of these leaves the changelog as the truth: the next owner restores from it and goes on from
@@ -16,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
@@ -46,6 +47,8 @@ _HIGH_BYTES: Final = 8 << 20
 _LOW_BYTES: Final = 2 << 20
 #: Without progress for this long, records waiting, the process ends: far beyond any batch, rebalance or broker pause.
 STALLED_S: Final = 60.0
+#: Between two looks for something to rebuild where the last found nothing and nobody said that there is.
+_REBUILD_EVERY_S: Final = 1.0
 #: Records that one transaction takes at most; batches grow towards it under load.
 _BATCH_RECORDS: Final = 5_000
 
@@ -70,7 +73,9 @@ class LanePartition:
         self._suspended = False
         self._topic_id = 0
         self._rebuild_at = REBUILD_START
-        self._writer = lane.rim.writer(_kafka(self.tp))
+        self._rebuild_after = 0.0  #: monotonic
+        self._wakes = 0
+        self._writer = lane.rim.writer(TopicPartition(*self.tp))
         self._task: asyncio.Task[None] | None = None
 
     # -- ownership -----------------------------------------------------------------------------------------------
@@ -145,6 +150,7 @@ class LanePartition:
         if not self._suspended:
             await self._rewind()
             self._release()
+        self.lane.on_progress(self.partition)
 
     def _restoring(self, tp: TopicPartition, position: int, end: int) -> None:
         left = max(0, end - position)
@@ -207,6 +213,8 @@ class LanePartition:
 
     def wake(self) -> None:
         """There may be something to rebuild."""
+        self._wakes += 1
+        self._rebuild_after = 0.0
         self._wake.set()
 
     async def check_progress(self) -> None:
@@ -224,6 +232,13 @@ class LanePartition:
                 "%s-%d: offsets %d to %d were lost on the way, fetching again", *self.tp, before, consumed_to
             )
             await self._rewind()
+
+    async def pass_over(self, begin: int, end: int) -> None:
+        """Take note that the source has no records from `begin` to `end` - 1, where all before is applied."""
+        async with self._in_hand:
+            if self.cursor and not self._suspended and not self._pending and self.cursor.expected == begin < end:
+                await self._commit(Writes({}), end, 0)
+                self.cursor.advance(end)
 
     async def check_stall(self) -> None:
         """Raise Unavailable where records wait and none has been applied for long; called now and then by the lane.
@@ -309,6 +324,7 @@ class LanePartition:
             await self._commit(writes, end, oldest_ms)
             self.cursor.advance(end)
             self.last_batch_at = self._moved_at = time.monotonic()
+            self.lane.on_progress(self.partition)
             metrics.batch_applied(self.lane.fold.source, count, writes)
             return True
 
@@ -318,15 +334,22 @@ class LanePartition:
         return writes
 
     async def _rebuild_next(self) -> bool:
+        # A look at the tables is a tenth of a small batch's time: after one that found nothing, the next waits.
+        if time.monotonic() < self._rebuild_after:
+            return False
         async with self._in_hand:
             if self._suspended:
                 return False
+            wakes = self._wakes
             piece = await self.lane.in_executor(self.lane.fold.rebuild, self.partition, self, self._rebuild_at)
             if piece.writes is not None:
                 assert self.cursor is not None
                 await self._commit(piece.writes, self.cursor.expected, 0)
                 metrics.rebuilt(self.lane.fold.source, piece.writes)
             self._rebuild_at = piece.at
+            # Woken during the look, it may have looked too early.
+            found_all = not piece.more and wakes == self._wakes
+            self._rebuild_after = time.monotonic() + _REBUILD_EVERY_S if found_all else 0.0
             return bool(piece.more)
 
     async def _commit(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> None:
@@ -339,15 +362,20 @@ class LanePartition:
         }
         if writes.dead_letters:
             rows[deployment.dead_letters(self.lane.fold.source), 0] = writes.dead_letters
+        for topic, partition, key, value in writes.outgoing:
+            rows.setdefault((deployment.topic(topic), partition), []).append((key, value))
         with metrics.transaction_seconds.labels(self.lane.fold.source).time():
             last = await self._written(rows, next_offset)
         self.lane.failpoint.reach("committed")
-        for table in self.lane.tables.values():
-            to = (deployment.changelog(table.name), self.partition)
-            await self.lane.in_executor(table.put_many, self.partition, rows[to], last[to])
-            self.lane.failpoint.reach("first_stored")
+        await self.lane.in_executor(self._store, rows, last)
         self.lane.failpoint.reach("stored")
         self.watermark = mark
+
+    def _store(self, rows: Mapping[Destination, list[Row]], last: Mapping[Destination, int]) -> None:
+        for table in self.lane.tables.values():
+            to = (self.lane.deployment.changelog(table.name), self.partition)
+            table.put_many(self.partition, rows[to], last[to])
+            self.lane.failpoint.reach("first_stored")
 
     async def _written(self, rows: dict[Destination, list[Row]], next_offset: int) -> dict[Destination, int]:
         """One transaction, within the budget: aiokafka itself would wait for an absent broker for ever."""
@@ -369,7 +397,3 @@ class LanePartition:
             writer_epoch=self._writer.epoch,
             wall_time_ms=int(time.time() * 1000),
         )
-
-
-def _kafka(tp: TP) -> TopicPartition:
-    return TopicPartition(tp.topic, tp.partition)

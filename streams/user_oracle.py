@@ -8,6 +8,7 @@ verdict, as in oracle.py. Decayed counts are compared to 1e-9, everything else e
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -202,6 +203,8 @@ class UsersOracle(Oracle):
         self._idle_ms, self.plan = idle_ms, plan
         self.users: dict[int, PlainUser] = {}
         self.clock_ms: int | None = None
+        #: Counted events of the records that were applied, as rows of offset, item, event time, action code.
+        self.accepted = array("q")
 
     def check(self, decoded: Any, record: SourceRecord) -> None:
         """See Oracle."""
@@ -209,7 +212,9 @@ class UsersOracle(Oracle):
 
     def accept(self, offset: int, decoded: Any) -> None:
         """See Oracle."""
-        self.take(offset, decoded)
+        if self.take(offset, decoded) == "counted":
+            action = ACTION_CODES[decoded["action"]]
+            self.accepted.extend((offset, decoded["item_id"], decoded["event_time_ms"], action))
 
     def take(self, offset: int, event: UserEvent, topic_id: int | None = None) -> str:
         """Take a valid event; whether it was `counted`, `late`, `duplicate` or `replayed`."""

@@ -28,6 +28,7 @@ from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import entity_key
 from schemas.topics import Topic, all_topics
+from streams.lag import measure
 from streams.verification import Report, verify
 
 
@@ -293,6 +294,12 @@ def drained(deployment: Deployment, *workers: WorkerProcess, within_s: float = 6
         return all(found.get(name, 0) >= end for name, end in ends.items())
 
     wait_for(applied, within_s, lambda: f"lag does not drain: {ends}, {[(w.health(), w.log_tail()) for w in workers]}")
+
+    # What the user lane sent on ends with transaction markers, which no batch has: records count.
+    def passed_on() -> bool:
+        return all(found.lag == 0 and found.held_back == 0 for found in asyncio.run(measure(deployment)))
+
+    wait_for(passed_on, within_s, lambda: f"activity does not drain: {asyncio.run(measure(deployment))}")
 
 
 def verified(deployment: Deployment) -> Report:

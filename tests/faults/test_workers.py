@@ -45,7 +45,7 @@ def test_partitions_that_move_between_workers_lose_nothing(deployment: Deploymen
         for _ in range(4):
             traffic.send(600)
             second.start()
-            second.wait_ready(partitions=2)
+            second.wait_ready(partitions=3)
             traffic.send(600)
             assert second.stop() == 0
         drained(deployment, first)
@@ -66,7 +66,7 @@ def test_a_worker_frozen_at_random_moments_past_its_session_is_fenced(deployment
                 fenced += _sharing(frozen, other)
                 time.sleep(float(random.uniform(0.0, 1.0)))
                 frozen.signal(signal.SIGSTOP)
-                other.wait_ready(partitions=4)
+                other.wait_ready(partitions=6)
                 time.sleep(float(random.uniform(0.0, 0.5)))
                 frozen.signal(signal.SIGCONT)
             fenced += _sharing(frozen, other)
@@ -111,7 +111,7 @@ def _sharing(frozen: WorkerProcess, other: WorkerProcess) -> int:
             frozen.start()
             ended += 1
         found = frozen.health(), other.health()
-        return all(health and health["ready"] and len(health["partitions"]) == 2 for health in found)
+        return all(health and health["ready"] and len(health["partitions"]) == 3 for health in found)
 
     wait_for(shared, 60, lambda: f"{frozen.log_tail()}\n{other.log_tail()}")
     return ended
