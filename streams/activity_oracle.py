@@ -17,11 +17,10 @@ import numpy as np
 from domain.activity_events import ACTIVITY_DTYPE, check_item_activity
 from domain.activity_row import ACTIVITY_WINDOWS, FINGERPRINT, NO_SNAPSHOT
 from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
-from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import BadRecord
 from schemas.records import ACTIONS, ItemActivityRow
 from streams.fold import SourceRecord
+from streams.oracle import Oracle
 
 __all__ = ["ActivityOracle", "PlainItem"]
 
@@ -71,40 +70,34 @@ class PlainItem:
         return tile[1] // window.tile_ms >= (self.newest_ms - window.length_ms) // window.tile_ms
 
 
-class ActivityOracle:
+class ActivityOracle(Oracle):
     """Table item_activity of one partition after a log.
 
     Of every item's snapshots it knows the newest, and the one of the time that `wanted` has for the item.
     """
 
+    schema = "item_activity"
+
     def __init__(self, deployment: Deployment, topic_id: int, wanted: Mapping[int, int] | None = None) -> None:
-        self._deployment, self._topic_id, self._wanted = deployment, topic_id, wanted or {}
+        super().__init__(deployment, topic_id)
+        self._wanted = wanted or {}
         self.items: dict[int, PlainItem] = {}
         #: (source topic id, source partition) -> offset below which everything is counted
         self.next_offset: dict[tuple[int, int], int] = {}
         self._found: dict[int, list[float]] = {}
         self._restored_ms: dict[int, int] = {}
-        #: Offsets of records that were not applied, and of those among them that today's settings would accept.
-        self.refused: set[int] = set()
-        self.acceptable_now: set[int] = set()
 
-    def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
-        """Take the next record of the log."""
-        try:
-            activity: Any = codec("item_activity").decode(record.value)
-            check_item_activity(activity, record.key, record.timestamp, self._deployment)
-        except BadRecord:
-            self.refused.add(record.offset)
-            return
-        if has_letter:
-            self.refused.add(record.offset)
-            self.acceptable_now.add(record.offset)
-            return
-        source = activity["source_topic_id"], activity["source_partition"]
-        for delta, item, time_ms, action in np.frombuffer(activity["events"], dtype=ACTIVITY_DTYPE).tolist():
-            if activity["first_offset"] + delta >= self.next_offset.get(source, 0):
+    def check(self, decoded: Any, record: SourceRecord) -> None:
+        """See Oracle."""
+        check_item_activity(decoded, record.key, record.timestamp, self._deployment)
+
+    def accept(self, offset: int, decoded: Any) -> None:
+        """See Oracle."""
+        source = decoded["source_topic_id"], decoded["source_partition"]
+        for delta, item, time_ms, action in np.frombuffer(decoded["events"], dtype=ACTIVITY_DTYPE).tolist():
+            if decoded["first_offset"] + delta >= self.next_offset.get(source, 0):
                 self.take(item, time_ms, action)
-        self.next_offset[source] = max(self.next_offset.get(source, 0), activity["next_offset"])
+        self.next_offset[source] = max(self.next_offset.get(source, 0), decoded["next_offset"])
 
     def take(self, item: int, time_ms: int, action: int) -> None:
         """Take an event that is no repetition."""
