@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, cast, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -64,8 +64,9 @@ def dataset_batches(name: str, path: Path | None, batch: int) -> list[tuple[int,
     for kind, record in open_dataset(name, path).entries():
         if kind != "user":
             continue
-        partition = int(partitions_of(np.array([record["user_id"]]), partitions)[0])
-        held[partition].append(record)
+        event = cast("UserEvent", record)
+        partition = int(partitions_of(np.array([event["user_id"]]), partitions)[0])
+        held[partition].append(event)
         if len(held[partition]) == batch:
             offsets = range(begun[partition], begun[partition] + batch)
             batches.append((partition, EventBatch.of(offsets, held[partition])))
