@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
