@@ -70,7 +70,7 @@ def unpacked_activity(record: ItemActivity) -> npt.NDArray[Any]:
 
 
 def check_item_activity(record: ItemActivity, key: bytes | None, append_time_ms: int, deployment: Deployment) -> None:
-    """Raise BadRecord where a record breaks its contract: `key_mismatch`, or `undecodable` events."""
+    """Raise BadRecord where a record breaks its contract: `key_mismatch`, `undecodable` or `far_future` events."""
     if key != entity_key(record["source_partition"]):
         raise BadRecord("key_mismatch", f"the key is not that of source partition {record['source_partition']}")
     size = ACTIVITY_DTYPE.itemsize
@@ -80,11 +80,12 @@ def check_item_activity(record: ItemActivity, key: bytes | None, append_time_ms:
     delta = events["delta"].astype(np.int64)
     if (delta[1:] <= delta[:-1]).any() or delta[-1] >= record["next_offset"] - record["first_offset"]:
         raise BadRecord("undecodable", "offsets of events do not ascend within the record's range")
-    latest_ms = append_time_ms + deployment.future_tolerance_ms
-    if (events["event_time_ms"] < 0).any() or (events["event_time_ms"] > latest_ms).any():
-        raise BadRecord("undecodable", "an event's time is negative or beyond the future tolerance")
+    if (events["event_time_ms"] < 0).any():
+        raise BadRecord("undecodable", "an event's time is negative")
     if (events["action"] >= len(ACTIONS)).any():
         raise BadRecord("undecodable", f"an action is none of the {len(ACTIONS)}")
+    if (events["event_time_ms"] > append_time_ms + deployment.future_tolerance_ms).any():
+        raise BadRecord("far_future", "an event's time is beyond the future tolerance")
 
 
 class Intake:

@@ -33,8 +33,10 @@ __all__ = [
     "StoreFolder",
     "StoreSnapshot",
     "is_damage",
+    "logs_seen",
     "number_of",
     "packed_number",
+    "packed_place",
     "rows_of",
     "store_name",
     "worker_description",
@@ -43,7 +45,7 @@ __all__ = [
 
 #: What a worker's folder says of its tables: JSON with at least `group` and `partitions`.
 WORKER_FILE: Final = "worker.json"
-#: Where a store keeps the offset of the last changelog record it contains: see `packed_number`.
+#: Where a store keeps the offset of the last changelog record it contains, and more: see `packed_place`.
 CHANGELOG_OFFSET_KEY: Final = b"\x00changelog-offset"
 #: Where it keeps the head of the id of the changelog topic that it copies (KIP-516); absent until a reader knew it.
 CHANGELOG_ID_KEY: Final = b"\x00changelog-id"
@@ -62,8 +64,18 @@ def packed_number(number: int) -> bytes:
 
 
 def number_of(value: bytes) -> int:
-    """Inverse of `packed_number`."""
-    return int(_NUMBER.unpack(value)[0])
+    """Inverse of `packed_number`, and the offset of a `packed_place`."""
+    return int(_NUMBER.unpack_from(value)[0])
+
+
+def packed_place(changelog_offset: int, logs_needed_from: int) -> bytes:
+    """The value beside a batch: its changelog offset, and RocksDB's oldest log needed then (streams/file_list.py)."""
+    return packed_number(changelog_offset) + packed_number(logs_needed_from)
+
+
+def logs_seen(place: bytes) -> int:
+    """The second number of a `packed_place`; 0 in one that an earlier build wrote."""
+    return number_of(place[_NUMBER.size :]) if len(place) > _NUMBER.size else 0
 
 
 def store_name(table: str, partition: int) -> str:

@@ -20,6 +20,7 @@ from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord
 from streams.log_reader import LogReader
+from streams.oracle import BY_SETTINGS
 from streams.partition_check import Recomputed
 from streams.verification_report import Report
 
@@ -65,8 +66,9 @@ async def _sent(
         try:
             activity: Any = codec("item_activity").decode(record.value)
             check_item_activity(activity, record.key, record.timestamp, deployment)
-        except BadRecord:
-            continue  # it has a dead letter; what the user lane sent is missed below
+        except BadRecord as error:
+            if error.reason not in BY_SETTINGS:
+                continue  # it has a dead letter; what the user lane sent is missed below
         source = activity["source_partition"]
         if source in users and users[source].topic_id == activity["source_topic_id"]:
             packed = np.frombuffer(activity["events"], dtype=ACTIVITY_DTYPE)

@@ -26,14 +26,14 @@ from schemas.errors import BadRecord
 from schemas.records import ItemRow
 from streams.fold import SourceRecord
 
-__all__ = ["ItemsOracle", "Oracle", "signature_differs"]
+__all__ = ["BY_SETTINGS", "ItemsOracle", "Oracle", "signature_differs"]
 
 #: A projection closer to its hyperplane than this may fall on either side: sums differ in their last bits.
 _ON_THE_PLANE: Final = 1e-9
 
 
 #: Reasons of BadRecord that hang on a setting: the tolerance for event times, the length of embeddings.
-_BY_SETTINGS: Final = ("far_future", "vector_length")
+BY_SETTINGS: Final = ("far_future", "vector_length")
 
 
 class Oracle(ABC):
@@ -55,7 +55,7 @@ class Oracle(ABC):
             decoded = codec(self.schema).decode(record.value)
             self.check(decoded, record)
         except BadRecord as error:
-            if has_letter or error.reason not in _BY_SETTINGS:
+            if has_letter or error.reason not in BY_SETTINGS:
                 self.refused.add(record.offset)
                 return
             self.refused_now.add(record.offset)

@@ -25,8 +25,10 @@ from schemas.stores_on_disk import (
     is_damage,
     number_of,
     packed_number,
+    packed_place,
     rows_of,
 )
+from streams.file_list import logs_needed_from, older_list
 
 __all__ = ["Row", "Store"]
 
@@ -63,10 +65,10 @@ def _options() -> Options:
 class Store:
     """Rows of one table partition. Not for use by two threads at once, except reads beside a writer.
 
-    A folder that RocksDB finds damaged, now or in an earlier run, is moved aside (`*.damaged-N`) and the store begins
-    empty: recovery rebuilds it from the changelog. Opening raises Unavailable where another process holds the folder or
-    the disk fails. Every method raises Corrupt where it meets damage, which the next opening remembers, and
-    Unavailable where the disk fails.
+    A folder that RocksDB or file_list.py finds damaged, now or in an earlier run, is moved aside (`*.damaged-N`) and
+    the store begins empty: recovery rebuilds it from the changelog. Opening raises Unavailable where another process
+    holds the folder or the disk fails. Every method raises Corrupt where it meets damage, which the next opening
+    remembers, and Unavailable where the disk fails.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,6 +78,8 @@ class Store:
         if self._suspect.exists():
             self._set_aside("damaged", "an earlier run found it damaged")
         try:
+            if why := older_list(folder):
+                self._set_aside("damaged", why)
             self._db = Rdict(str(folder), _options())
         except Exception as error:
             if not is_damage(error):
@@ -121,7 +125,8 @@ class Store:
 
     def put_many(self, rows: Sequence[Row], changelog_offset: int) -> None:
         """Write rows and the offset of the last of their changelog records, atomically."""
-        self._write([*rows, (CHANGELOG_OFFSET_KEY, packed_number(changelog_offset))])
+        place = packed_place(changelog_offset, logs_needed_from(self._db))
+        self._write([*rows, (CHANGELOG_OFFSET_KEY, place)])
 
     def _write(self, rows: Sequence[Row]) -> None:
         batch = WriteBatch(raw_mode=True)

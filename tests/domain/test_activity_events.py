@@ -102,11 +102,18 @@ def test_records_out_of_their_contract_are_refused(changes: dict[str, Any], reas
     assert refused.value.reason == reason
 
 
-@pytest.mark.parametrize("event", [(1, 5, -1, 0), (1, 5, NOW_MS + 10**9, 0), (1, 5, NOW_MS, 14)])
-def test_events_out_of_range_are_refused(event: tuple[int, int, int, int]) -> None:
-    """A time before 1970 or beyond the tolerance, or a number that is no action, makes the record bad."""
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ((1, 5, -1, 0), "undecodable"),
+        ((1, 5, NOW_MS + 10**9, 0), "far_future"),
+        ((1, 5, NOW_MS, 14), "undecodable"),
+    ],
+)
+def test_events_out_of_range_are_refused(event: tuple[int, int, int, int], reason: str) -> None:
+    """A time before 1970, a number that is no action, or a time that only the tolerance refuses, each by its reason."""
     record = _record(*_columns([event]))
-    with pytest.raises(BadRecord, match="undecodable"):
+    with pytest.raises(BadRecord, match=reason):
         check_item_activity(record, entity_key(3), NOW_MS, Deployment())
 
 

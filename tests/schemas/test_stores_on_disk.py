@@ -14,8 +14,10 @@ from schemas.stores_on_disk import (
     CHANGELOG_OFFSET_KEY,
     WORKER_FILE,
     StoreSnapshot,
+    logs_seen,
     number_of,
     packed_number,
+    packed_place,
     rows_of,
     store_name,
     worker_stores,
@@ -35,6 +37,8 @@ def test_numbers_of_the_stores_own_keys_are_int64(number: int) -> None:
     """Offsets and topic ids survive their eight bytes."""
     assert number_of(packed_number(number)) == number
     assert len(packed_number(number)) == 8
+    assert (number_of(packed_place(number, 7)), logs_seen(packed_place(number, 7))) == (number, 7)
+    assert logs_seen(packed_number(number)) == 0
 
 
 def test_a_workers_stores_are_those_that_are_tables(tmp_path: Path) -> None:

@@ -172,9 +172,9 @@ def test_damage_anywhere_in_the_files_is_found_and_healed(tmp_path: Path) -> Non
 
 
 def test_a_damaged_offset_row_is_found_and_healed(tmp_path: Path) -> None:
-    """Offset and watermark are read as rows are: damage in their block is Corrupt, and the next start begins empty."""
+    """Damage in the block of the offset, without which a store seems empty, is found on opening."""
     folder = tmp_path / "t-0.db"
-    for name in ("changelog_offset", "watermark"):
+    for number in (1, 2):
         store = Store(folder)
         store.put_many([(WATERMARK_KEY, b"never decoded here")], 1)
         store.close()
@@ -183,13 +183,9 @@ def test_a_damaged_offset_row_is_found_and_healed(tmp_path: Path) -> None:
         data[20] ^= 0xFF
         path.write_bytes(bytes(data))
         store = Store(folder)
-        with pytest.raises(Corrupt, match="damaged"):
-            getattr(store, name)
+        assert store.changelog_offset == -1 and store.watermark is None
         store.close()
-        store = Store(folder)
-        assert store.changelog_offset == -1
-        store.close()
-    assert (tmp_path / "t-0.db.damaged-2").is_dir()
+        assert (tmp_path / f"t-0.db.damaged-{number}").is_dir()
 
 
 def test_folders_set_aside_never_meet(tmp_path: Path) -> None:
