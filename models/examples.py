@@ -108,8 +108,10 @@ def _answered(log: Log, shown: npt.NDArray[np.bool_], engaged: npt.NDArray[np.bo
 class Batches:
     """Makes batches of examples, drawing fresh negatives with the generator that it is given."""
 
-    def __init__(self, log: Log, config: ModelConfig, negatives: int) -> None:
-        self._log, self._dims = log, config.dimensions
+    def __init__(self, log: Log, config: ModelConfig, negatives: int, behaviours: int | None = None) -> None:
+        """`behaviours` of each user where a model beside AIF reads more than `config.behaviours`."""
+        self._log = log
+        self.dimensions = replace(config.dimensions, behaviours=behaviours or config.behaviours)
         self._negatives = negatives
         self._history = History(log.events)
         items, first = np.unique(log.catalogue.item_id, return_index=True)
@@ -121,7 +123,7 @@ class Batches:
         """The tensors of some examples; one candidate each, and the drawn negatives after it where `sampled`."""
         log, positions = self._log, examples.positions
         at_ms, state_ms = log.events.time_ms[positions][:, None], log.events.time_ms[examples.states][:, None]
-        users = self._history.before(examples.states, self._dims)
+        users = self._history.before(examples.states, self.dimensions)
         items = log.events.item_id[positions][:, None]
         if examples.sampled:
             items = np.concatenate((items, self._drawn(positions, generator)), axis=1)  # [B, C]
@@ -140,6 +142,7 @@ class Batches:
         inputs = log.catalogue.inputs.take(used)
         item_signs = signs(log.catalogue.signatures[used]) * log.catalogue.has_signature[used, None]
         return Batch(
+            item_ids=torch.from_numpy(log.catalogue.item_id[used]),
             embedding=torch.from_numpy(inputs.embedding),
             category=torch.from_numpy(inputs.category),
             numeric=torch.from_numpy(inputs.numeric),
