@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli import evaluate
+from cli.main import main
+
+
+def _aif(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def test_a_run_is_written_and_read_again(mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on any log writes its numbers and tables; without --run they come out of that folder unchanged."""
+    out = tmp_path / "evaluation"
+    ran = _aif("evaluate", "--run", "--small", "--log", mapping, "--out", out, "--json")
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    (log,) = found["logs"].values()
+    assert (log["seeds"], log["negatives"]) == ([1, 2], "drawn")
+    monkeypatch.setattr(evaluate, "_RECORDED", out)
+    assert json.loads(_aif("evaluate", "--json").stdout) == found
+    assert _aif("evaluate").stdout == (out / "results.md").read_text()
+
+
+def test_what_cannot_be_asked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """--small without --run, a log that was not recorded, and a project without a record end in a sentence."""
+    assert _aif("evaluate", "--small").exit_code == 2
+    monkeypatch.setattr(evaluate, "_RECORDED", tmp_path)
+    refused = _aif("evaluate", "--log", "globo-news")
+    assert (refused.exit_code, "aif evaluate --run" in refused.output) == (2, True)
