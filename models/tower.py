@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.export.graph_signature import InputKind
 
 from domain.artifact import ITEM_TOWER, Manifest
 from domain.item_features import ItemInputs, item_inputs, packed_column
@@ -41,7 +42,7 @@ _FIELDS: Final = itemgetter(
 class LoadedTower:
     """The exported item tower of an artifact. Not to be called from two threads at once."""
 
-    def __init__(self, module: torch.nn.Module, manifest: Manifest, threads: int = 1) -> None:
+    def __init__(self, module: Callable[..., Any], manifest: Manifest, threads: int = 1) -> None:
         self.manifest = manifest
         self._module = module
         self._threads = threads
@@ -55,10 +56,10 @@ class LoadedTower:
         path = folder / ITEM_TOWER
         try:
             _refuse_pickles(path)
-            module = torch.export.load(path).module()
+            program = torch.export.load(path)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} cannot be loaded by torch {torch.__version__}: {error}") from error
-        return cls(module, manifest, threads)
+        return cls(_graph(program), manifest, threads)
 
     def __call__(self, inputs: ItemInputs) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Item vectors [n, vector_dim] and bridge weights [n, bridges], float32."""
@@ -79,6 +80,20 @@ class LoadedTower:
                 vectors[start:stop] = vector[: stop - start].numpy()
                 bridges[start:stop] = weights[: stop - start].numpy()
         return vectors, bridges
+
+
+def _graph(program: torch.export.ExportedProgram) -> Callable[..., Any]:
+    """The exported graph with its weights.
+
+    What `program.module()` makes proves by symbolic algebra that the shapes are allowed, in every call, which takes as
+    long as the network does; here they are always the same.
+    """
+    kept = {**program.state_dict, **program.constants}
+    weights = [
+        kept[spec.target] for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT
+    ]
+    forward = program.graph_module.forward
+    return lambda *inputs: forward(*weights, *inputs)
 
 
 def _refuse_pickles(path: Path) -> None:

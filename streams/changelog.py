@@ -73,8 +73,13 @@ class ChangelogWriter:
         """
         with translated(f"writing a batch of {self._source.topic}-{self._source.partition}"):
             await self._producer.begin_transaction()
-            pending = {to: await self._send(to, some) for to, some in rows.items()}
+            # Everything joins the transaction before the first row is sent. The broker asks its coordinator whether a
+            # row's partition is in the transaction (KIP-890), and while another joins the answer is to come again
+            # later: aiokafka would wait its 100 ms.
+            for topic, partition in rows:
+                self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(topic, partition))
             await self._producer.send_offsets_to_transaction({self._source: next_offset}, self._group)
+            pending = {to: await self._send(to, some) for to, some in rows.items()}
             before_commit()
             await self._producer.commit_transaction()
             return {to: await last for to, last in pending.items() if last is not None}

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
@@ -46,6 +46,8 @@ _HIGH_BYTES: Final = 8 << 20
 _LOW_BYTES: Final = 2 << 20
 #: Without progress for this long, records waiting, the process ends: far beyond any batch, rebalance or broker pause.
 STALLED_S: Final = 60.0
+#: Between two looks for something to rebuild where the last found nothing and nobody said that there is.
+_REBUILD_EVERY_S: Final = 1.0
 #: Records that one transaction takes at most; batches grow towards it under load.
 _BATCH_RECORDS: Final = 5_000
 
@@ -70,6 +72,7 @@ class LanePartition:
         self._suspended = False
         self._topic_id = 0
         self._rebuild_at = REBUILD_START
+        self._rebuild_after = 0.0  #: monotonic
         self._writer = lane.rim.writer(_kafka(self.tp))
         self._task: asyncio.Task[None] | None = None
 
@@ -207,6 +210,7 @@ class LanePartition:
 
     def wake(self) -> None:
         """There may be something to rebuild."""
+        self._rebuild_after = 0.0
         self._wake.set()
 
     async def check_progress(self) -> None:
@@ -318,6 +322,9 @@ class LanePartition:
         return writes
 
     async def _rebuild_next(self) -> bool:
+        # A look at the tables is a tenth of a small batch's time: after one that found nothing, the next waits.
+        if time.monotonic() < self._rebuild_after:
+            return False
         async with self._in_hand:
             if self._suspended:
                 return False
@@ -327,6 +334,7 @@ class LanePartition:
                 await self._commit(piece.writes, self.cursor.expected, 0)
                 metrics.rebuilt(self.lane.fold.source, piece.writes)
             self._rebuild_at = piece.at
+            self._rebuild_after = 0.0 if piece.more else time.monotonic() + _REBUILD_EVERY_S
             return bool(piece.more)
 
     async def _commit(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> None:
@@ -342,12 +350,15 @@ class LanePartition:
         with metrics.transaction_seconds.labels(self.lane.fold.source).time():
             last = await self._written(rows, next_offset)
         self.lane.failpoint.reach("committed")
-        for table in self.lane.tables.values():
-            to = (deployment.changelog(table.name), self.partition)
-            await self.lane.in_executor(table.put_many, self.partition, rows[to], last[to])
-            self.lane.failpoint.reach("first_stored")
+        await self.lane.in_executor(self._store, rows, last)
         self.lane.failpoint.reach("stored")
         self.watermark = mark
+
+    def _store(self, rows: Mapping[Destination, list[Row]], last: Mapping[Destination, int]) -> None:
+        for table in self.lane.tables.values():
+            to = (self.lane.deployment.changelog(table.name), self.partition)
+            table.put_many(self.partition, rows[to], last[to])
+            self.lane.failpoint.reach("first_stored")
 
     async def _written(self, rows: dict[Destination, list[Row]], next_offset: int) -> dict[Destination, int]:
         """One transaction, within the budget: aiokafka itself would wait for an absent broker for ever."""
