@@ -30,16 +30,16 @@ def summary(found: Contest) -> dict[str, Any]:
             "online_multiply_adds": model.online_multiply_adds,
         }
     cost = {name: model.online_multiply_adds for name, model in found.models.items()}
-    gap = gap_recovered(gauc[STUDENT], gauc[FLOOR], gauc[CEILING])
+    width = _difference(gauc[CEILING] - gauc[FLOOR])
     return {
         **found.log,
         "users_with_auc": len(found.user_weights),
         "models": models,
         "truth_gauc": None if found.truth is None else _rounded(found.truth),
-        "gap_recovered": _interval(gap),
-        "gap_recovered_distilled": _interval(gap_recovered(gauc[DISTILLED], gauc[FLOOR], gauc[CEILING])),
+        "gap_recovered": _gap(gauc, STUDENT, width),
+        "gap_recovered_distilled": _gap(gauc, DISTILLED, width),
         "aif_minus_two_tower": _difference(gauc[STUDENT] - gauc[FLOOR]),
-        "ranker_minus_two_tower": _difference(gauc[CEILING] - gauc[FLOOR]),
+        "ranker_minus_two_tower": width,
         "ranker_minus_aif": _difference(gauc[CEILING] - gauc[STUDENT]),
         "distilled_minus_aif": _difference(gauc[DISTILLED] - gauc[STUDENT]),
         "cost_share_of_ranker": _rounded(cost[STUDENT] / cost[CEILING]),
@@ -47,15 +47,21 @@ def summary(found: Contest) -> dict[str, Any]:
 
 
 def over_logs(logs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `aif evaluate --json` prints: the smallest recovered gap over the logs on top, then each log."""
-    gaps = [each["gap_recovered"]["value"] for each in logs.values()]
-    known = [gap for gap in gaps if gap is not None]
-    return {"gap_recovered": min(known) if len(known) == len(gaps) and known else None, "logs": logs}
+    """What `aif evaluate --json` prints: the smallest recovered gap, the logs that have no gap, and each log."""
+    gaps = {name: log["gap_recovered"]["value"] for name, log in logs.items()}
+    known = [gap for gap in gaps.values() if gap is not None]
+    return {
+        "gap_recovered": min(known, default=None),
+        "without_a_gap": [name for name, gap in gaps.items() if gap is None],
+        "logs": logs,
+    }
 
 
 def text(found: dict[str, Any]) -> str:
     """The results of `over_logs` as Markdown."""
     gap = "not defined" if found["gap_recovered"] is None else f"{found['gap_recovered']:.2f}"
+    if found["without_a_gap"]:
+        gap += f"; without a gap to recover: {', '.join(found['without_a_gap'])}"
     parts = [
         f"# Evaluation\n\nThe smallest recovered gap over the logs is {gap}. Printed by `aif evaluate`; docs/model.md "
         "defines every figure.\n"
@@ -100,6 +106,13 @@ def _differences(log: dict[str, Any]) -> str:
     lines += [f"| {name.replace('_', ' ')} | {_span(log[name], '.2f')} | |" for name in gaps]
     lines.append(f"| online cost of AIF, of the ranker's | {100 * log['cost_share_of_ranker']:.1f} % | |")
     return "\n".join(lines) + "\n"
+
+
+def _gap(gauc: dict[str, Estimate], model: str, width: dict[str, float | None]) -> dict[str, float | None]:
+    """The recovered gap; None where the ceiling is not above the floor with 95 %, and there is none to recover."""
+    if width["low"] is None or width["low"] <= 0:
+        return {"value": None, "low": None, "high": None}
+    return _interval(gap_recovered(gauc[model], gauc[FLOOR], gauc[CEILING]))
 
 
 def _title(metric: str) -> str:

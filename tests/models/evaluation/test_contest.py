@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,10 +51,24 @@ def test_a_summary_is_json_with_the_gap_on_top(found: Contest) -> None:
     both = over_logs({"a": one, "b": {**one, "gap_recovered": {"value": -9.0}}})
     assert json.loads(json.dumps(both, allow_nan=False))["gap_recovered"] == -9.0
     value = {name: model["gauc"]["value"] for name, model in one["models"].items()}
-    expected = (value["aif"] - value["two_tower"]) / (value["ranker"] - value["two_tower"])
-    assert one["gap_recovered"]["value"] == pytest.approx(expected, rel=1e-2)
     assert one["aif_minus_two_tower"]["value"] == pytest.approx(value["aif"] - value["two_tower"], abs=2e-6)
-    assert over_logs({"a": {**one, "gap_recovered": {"value": None}}})["gap_recovered"] is None
+    alone = over_logs({"a": {**one, "gap_recovered": {"value": None}}})
+    assert (alone["gap_recovered"], alone["without_a_gap"]) == (None, ["a"])
+
+
+def test_a_gap_is_a_ratio_where_the_ceiling_is_above_the_floor(found: Contest) -> None:
+    """The gap is the ratio of the summary's own figures; a ceiling that cannot be told from the floor has none."""
+    users = len(found.user_weights)
+
+    def with_ceiling(lift: float) -> dict[str, Any]:
+        models = {name: dataclasses.replace(each) for name, each in found.models.items()}
+        for name, height in (("two_tower", 0.5), ("aif", 0.6), ("ranker", 0.5 + lift)):
+            models[name].user_auc = [np.full(users, height) for _ in range(2)]
+        return summary(dataclasses.replace(found, models=models))
+
+    assert with_ceiling(0.125)["gap_recovered"] == {"value": 0.8, "low": 0.8, "high": 0.8}
+    for lift in (0.0, -0.1):
+        assert with_ceiling(lift)["gap_recovered"] == {"value": None, "low": None, "high": None}
 
 
 def test_the_table_names_every_model_and_difference(found: Contest) -> None:
