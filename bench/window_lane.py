@@ -26,7 +26,10 @@ _ENTITY_KEY_BYTES: Final = 8
 
 
 def measure_lane(events: int, users: int) -> dict[str, Any]:
-    """`user_events_per_s` (also with a tenth of all events on one user) and `quix_window_per_s`, once each."""
+    """`user_events_per_s` (also with a tenth of all events on one user) and `quix_window_per_s`, once each.
+
+    The CPU time is the whole worker's, the activity lane behind the user lane included.
+    """
     cores = Cores.available()
     with pinned(cores.rest), _broker() as (servers, folder):
         bench = Bench(servers, folder, cores, events, users)
@@ -35,6 +38,7 @@ def measure_lane(events: int, users: int) -> dict[str, Any]:
     return {
         "user_events_per_s": round(uniform["value"]),
         "user_events_hot_per_s": round(hot["value"]),
+        "worker_cpu_us_per_event": round(1e6 * uniform["cpu_share"] / uniform["value"], 1),
         "quix_window_per_s": round(rival["value"]),
         "worker / quix window": round(uniform["value"] / rival["value"], 2),
         "worker_changelog_bytes_per_event": round(uniform["changelog_bytes_per_event"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -73,6 +74,7 @@ def command(run: bool, logs: tuple[str, ...], seeds: int, small: bool, out: Path
         if missing := set(logs) - set(measured):
             raise BadInput(f"no recorded evaluation of {', '.join(sorted(missing))}: measure with `aif evaluate --run`")
         measured = {name: measured[name] for name in logs or measured}
+        _warn_of_older_models(measured)
     if out:
         _write(measured, out)
     found = over_logs(measured)
@@ -87,6 +89,19 @@ def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
     if not names:
         raise BadInput(f"no recorded evaluation in {folder}: measure with `aif evaluate --run`")
     return {name: json.loads((folder / f"{name}.json").read_bytes()) for name in names}
+
+
+def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
+    """Say on stderr which logs were recorded with a model of other inputs or sizes than this build's."""
+    from models.config import ModelConfig
+
+    now = {**asdict(ModelConfig().dimensions), "hidden": list(ModelConfig().hidden)}
+    if older := [name for name, log in measured.items() if log["dimensions"] != now]:
+        click.echo(
+            f"aif: {', '.join(older)}: recorded with other model inputs or sizes than this build's; measure again with "
+            "`aif evaluate --run --out docs/evaluation`",
+            err=True,
+        )
 
 
 def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> dict[str, dict[str, Any]]:
@@ -121,6 +136,7 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
                 "command": f"aif evaluate --run --log {name}" + (" --small" if small else f" --seeds {seeds}"),
                 "seeds": list(options.seeds),
                 "minutes": round((time.monotonic() - started) / 60, 1),
+                "dimensions": asdict(config.dimensions),
                 "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread",
                 **found,
             }

@@ -35,12 +35,17 @@ def command() -> None:
 def describe(as_json: bool, deployment: Deployment) -> None:
     """Every declared feature with type, source actions, window and owner; and how fresh the values here are.
 
+    Then what item vectors are made with of what users do to an item: counts of every action over these windows, as of
+    a snapshot. They are not declared, they are part of the model's input.
+
     \b
     Examples:
       aif features describe
       aif features describe --json | jq -r 'select(.owner == "commerce").name'
     """
+    from domain.activity_row import ACTIVITY_FEATURES, ACTIVITY_WINDOWS
     from domain.features import FEATURES
+    from schemas.records import ACTIONS
 
     for feature in FEATURES:
         declared = {
@@ -56,6 +61,17 @@ def describe(as_json: bool, deployment: Deployment) -> None:
             of += f" per {', '.join(feature.over)}" if feature.over else ""
             click.echo(f"{feature.name:20} {feature.type.partition('<')[0]:7} {feature.owner:10} {feature.doc}")
             click.echo(f"{'':20} {of}{_span(feature)}")
+    activity: dict[str, Any] = {
+        "windows": [window.name for window in ACTIVITY_WINDOWS], "actions": list(ACTIONS),
+        "values": ACTIVITY_FEATURES, "interval_s": deployment.reembed_interval_s,
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"item_activity": activity}))
+    else:
+        click.echo(
+            f"item vectors: {ACTIVITY_FEATURES} counts, of {len(ACTIONS)} actions over "
+            f"{', '.join(activity['windows'])}, taken every {deployment.reembed_interval_s:,} s of event time"
+        )
     fresh = _freshness(deployment)
     click.echo(json.dumps({"freshness": fresh}) if as_json else _fresh_lines(fresh))
 

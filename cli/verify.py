@@ -91,6 +91,8 @@ def report_lines(report: Report) -> Iterator[str]:
             f"{table}: {found.current:,} of {found.items:,} live items have a row of {model}; "
             f"{found.other_models:,} of another model, {found.missing:,} without"
         )
+        if found.awaiting_activity:
+            yield f"{table}: {found.awaiting_activity:,} rows await a newer snapshot of what users did to the item"
     if report.stores is not None:
         yield f"on this machine: {len(report.stores)} stores, {sum(report.stores.values()):,} rows compared"
     yield f"differences: {report.differences:,}"

@@ -46,7 +46,8 @@ MANIFEST: Final = "manifest.json"
 ITEM_TOWER: Final = "item_tower.pt2"
 USER_PHASE: Final = "user_phase.onnx"
 HEAD: Final = "head.npz"
-_FORMAT: Final = 1
+#: 2: tower inputs and N2O records with an item's activity.
+_FORMAT: Final = 2
 
 
 def sha256(data: bytes) -> str:

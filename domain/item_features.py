@@ -1,4 +1,4 @@
-"""What the item tower reads of an item, as arrays: the one place where catalogue fields become model inputs.
+"""What the item tower reads of an item, as arrays: the one place where catalogue and activity become model inputs.
 
 Workers, rebuilds and training call `item_inputs` on the same rows and get the same bytes, one row or many. A value
 that is absent, or not finite, is 0 together with its `has_…` column being 0.
@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from domain.activity_row import ACTIVITY_FEATURES, Snapshots
 from domain.artifact import Dimensions
 from schemas.errors import BadInput
 from schemas.ids import hashed_id
@@ -26,8 +27,10 @@ __all__ = ["ITEM_NUMERIC", "ItemInputs", "category_buckets", "item_inputs", "pac
 #: Further features (the `numeric` map of an item) share this many columns, by hash of their name: any log's names work.
 _NAMED_COLUMNS: Final = 4
 _PRICE, _HAS_PRICE, _HAS_EMBEDDING, _HAS_CATEGORY, _NAMED = range(5)
-#: Columns of `ItemInputs.numeric`: log1p price, has price, has embedding, has category, the named features.
-ITEM_NUMERIC: Final = _NAMED + _NAMED_COLUMNS
+_ACTIVITY: Final = _NAMED + _NAMED_COLUMNS
+#: Columns of `ItemInputs.numeric`: log1p price, has price, has embedding, has category, the named features, and the
+#: snapshot of the item's activity.
+ITEM_NUMERIC: Final = _ACTIVITY + ACTIVITY_FEATURES
 
 _FIELDS: Final = itemgetter("embedding", "category_id", "price", "numeric")
 
@@ -47,9 +50,20 @@ class ItemInputs:
         """The inputs of some rows ([k] int64)."""
         return ItemInputs(self.embedding[rows], self.category[rows], self.numeric[rows])
 
+    def with_activity(self, features: npt.NDArray[np.float32]) -> ItemInputs:
+        """The same with other activity ([n, ACTIVITY_FEATURES] float32)."""
+        return ItemInputs(
+            self.embedding, self.category, np.concatenate((self.numeric[:, :_ACTIVITY], features), axis=1)
+        )
 
-def item_inputs(rows: Sequence[ItemRow] | Sequence[ItemUpdate], dims: Dimensions) -> ItemInputs:
-    """Tower inputs of catalogue rows. Raises BadInput where an embedding has another length than `dims` says."""
+
+def item_inputs(
+    rows: Sequence[ItemRow] | Sequence[ItemUpdate], dims: Dimensions, activity: Snapshots | None = None
+) -> ItemInputs:
+    """Tower inputs of catalogue rows and of their items' activity, without which its columns are 0.
+
+    Raises BadInput where an embedding has another length than `dims` says.
+    """
     embeddings, categories, prices, named = zip(*map(_FIELDS, rows), strict=True) if rows else ((), (), (), ())
     raw, has_embedding = packed_column(embeddings, 4 * dims.embedding_dim, "embedding")
     embedding, usable = _unit_scale(raw.view("<f4").astype(np.float32, copy=False))
@@ -64,6 +78,8 @@ def item_inputs(rows: Sequence[ItemRow] | Sequence[ItemUpdate], dims: Dimensions
     numeric[:, _HAS_EMBEDDING] = has_embedding & usable
     numeric[:, _HAS_CATEGORY] = has_category
     _add_named(numeric, named)
+    if activity is not None:
+        numeric[:, _ACTIVITY:] = activity.features
     return ItemInputs(embedding, category_buckets(category, has_category, dims.category_buckets), numeric)
 
 

@@ -10,13 +10,14 @@ offset bytes field              meaning
 16     8     source_topic_id    int64; with source_offset: which update that was
 24     8     source_offset      int64
 32     8     version            uint64; the model that made vector and bridges (artifact.py)
-40     8     category_id        int64; meaningful with HAS_CATEGORY
-48     4     price              float32; meaningful with HAS_PRICE
-52     4     flags              uint32; see Flag
-56     8     signature          LSH bits, most significant first (bits / 8 bytes)
-64     32    bridges            bfloat16 softmax weights over the bridges (BEA)
-96     128   vector             bfloat16 item vector
-224    32    (padding)          to a multiple of 64, so that records align with cache lines
+40     8     snapshot_ms        int64; of the item's activity in the vector, -1 for none (activity_row.py)
+48     8     category_id        int64; meaningful with HAS_CATEGORY
+56     4     price              float32; meaningful with HAS_PRICE
+60     4     flags              uint32; see Flag
+64     8     signature          LSH bits, most significant first (bits / 8 bytes)
+72     32    bridges            bfloat16 softmax weights over the bridges (BEA)
+104    128   vector             bfloat16 item vector
+232    24    (padding)          to a multiple of 64, so that records align with cache lines
 ====== ===== ================== ==========================================================
 """
 
@@ -61,6 +62,7 @@ class N2OLayout:
             ("source_topic_id", "<i8", 1),
             ("source_offset", "<i8", 1),
             ("version", "<u8", 1),
+            ("snapshot_ms", "<i8", 1),
             ("category_id", "<i8", 1),
             ("price", "<f4", 1),
             ("flags", "<u4", 1),

@@ -97,7 +97,8 @@ class Folded:
     """What a batch did: the rows it changed, and how many events it left out, by cause.
 
     `chunks` are the rows behind heads that changed, by (user, number): packed behaviours, None where one goes.
-    `clock_ms` is the partition's clock after the batch.
+    `clock_ms` is the partition's clock after the batch; `verdicts` has what came of each event (COUNTED, REPLAYED,
+    DUPLICATE or LATE of user_kernel.py), in the order of the batch.
     """
 
     heads: dict[int, UserHead]
@@ -107,6 +108,7 @@ class Folded:
     expired: int = 0
     chunks: dict[tuple[int, int], bytes | None] = field(default_factory=dict)
     clock_ms: int = NEVER
+    verdicts: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8), compare=False)
 
 
 def open_chunks(heads: Mapping[int, UserHead], batch: EventBatch) -> list[tuple[int, int]]:
@@ -151,6 +153,8 @@ def fold(
     state.run(first, events, clock[order], idle_ms, plan)
     changed, moved_chunks = _assemble(users, rows, first, events, state, topic_id, plan, chunks or {})
     counts = np.bincount(state.verdict, minlength=4)
+    verdicts = np.empty(len(events), dtype=np.int8)
+    verdicts[order] = state.verdict
     return Folded(
         changed,
         int(counts[DUPLICATE]),
@@ -159,6 +163,7 @@ def fold(
         int((state.start >= 0).sum()),
         moved_chunks,
         int(clock[-1]),
+        verdicts,
     )
 
 

@@ -23,6 +23,7 @@ class ModelConfig:
     embedding_dim: int = 64  #: multi-modal embedding of an item; the deployment's
     signature_bits: int = 64  #: m; the deployment's, a multiple of 64
     signature_seed: int = 20251112  #: of the hyperplanes; the deployment's
+    reembed_interval_ms: int = 600_000  #: of event time between two snapshots of an item's activity; the deployment's
     category_buckets: int = 4096  #: hashed categories, 0 is none
     category_dim: int = 16
     tower_hidden: int = 256
@@ -36,7 +37,7 @@ class ModelConfig:
     hard_search: bool = False  #: SIM cross features by category; not exported: serving does not look them up yet
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "category_dim", "tower_hidden", "vector_dim", "bridges"):
+        for name in ("embedding_dim", "category_dim", "tower_hidden", "vector_dim", "bridges", "reembed_interval_ms"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.category_buckets >= 2, "category_buckets", "at least 2", self.category_buckets)
         _require(
@@ -58,6 +59,7 @@ class ModelConfig:
             embedding_dim=deployment.embedding_dim,
             signature_bits=deployment.signature_bits,
             signature_seed=deployment.signature_seed,
+            reembed_interval_ms=deployment.reembed_interval_ms,
         )
 
     @property

@@ -18,6 +18,7 @@ from domain.lsh import signs
 from models.aif import Batch
 from models.config import ModelConfig
 from models.history import History
+from models.item_history import ItemHistory
 from models.log import Log
 from schemas.errors import BadInput
 from schemas.records import ACTION_CODES, Action
@@ -114,6 +115,7 @@ class Batches:
         self.dimensions = replace(config.dimensions, behaviours=behaviours or config.behaviours)
         self._negatives = negatives
         self._history = History(log.events)
+        self.activity = ItemHistory(log.events, config.reembed_interval_ms)
         items, first = np.unique(log.catalogue.item_id, return_index=True)
         first_ms = log.catalogue.time_ms[first]  # rows are sorted by (item, time)
         order = np.argsort(first_ms, kind="stable")
@@ -137,9 +139,20 @@ class Batches:
         wanted = ((items[:, 1:, None] == users.item_ids[:, None, :]) & users.present[:, None, :]).any(-1)
         weights[:, 1:] &= ~wanted & (items[:, 1:] != items[:, :1])
 
-        used, place = np.unique(np.concatenate((rows, behaviour_rows), axis=1), return_inverse=True)
+        # An item enters as what it was at the time: a state of the catalogue, and a snapshot of its activity.
+        snapshots = np.concatenate(
+            (
+                self.activity.before(items, positions[:, None]),
+                self.activity.before(users.item_ids, examples.states[:, None]),
+            ),
+            axis=1,
+        )
+        kinds = len(self.activity.features)
+        pairs = (np.concatenate((rows, behaviour_rows), axis=1) + 1) * kinds + snapshots
+        pairs, place = np.unique(pairs, return_inverse=True)
         place = place.reshape(len(positions), -1)
-        inputs = log.catalogue.inputs.take(used)
+        used = pairs // kinds - 1
+        inputs = log.catalogue.inputs.take(used).with_activity(self.activity.features[pairs % kinds])
         item_signs = signs(log.catalogue.signatures[used]) * log.catalogue.has_signature[used, None]
         return Batch(
             item_ids=torch.from_numpy(log.catalogue.item_id[used]),

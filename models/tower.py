@@ -1,4 +1,4 @@
-"""The item tower as workers run it: catalogue rows in, N2O records out.
+"""The item tower as workers run it: catalogue rows and activity in, N2O records out.
 
 The hot path of item updates and of rebuilds. Rows always pass the tower in chunks of one size, the last one padded:
 with a single GEMM shape a row's result does not depend on its neighbours, so that an update, a rebuild and a recompute
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.export.graph_signature import InputKind
 
+from domain.activity_row import Snapshots
 from domain.artifact import ITEM_TOWER, Manifest
 from domain.item_features import ItemInputs, item_inputs, packed_column
 from domain.n2o import Flag, N2OLayout
@@ -111,8 +112,10 @@ def _refuse_pickles(path: Path) -> None:
                 raise ArtifactError(f"{path} holds pickled data in {name}: export it with `aif train`")
 
 
-def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, version_tag: int) -> npt.NDArray[Any]:
-    """The N2O records of catalogue rows ([n] of `layout.dtype`), in their order.
+def n2o_records(
+    rows: Sequence[ItemRow], activity: Snapshots, tower: LoadedTower, layout: N2OLayout, version_tag: int
+) -> npt.NDArray[Any]:
+    """The N2O records of catalogue rows and their items' activity ([n] of `layout.dtype`), in their order.
 
     A signature of other hyperplanes than the model was trained with is left out, as if the item had none. Raises
     BadInput where an embedding or signature is of another length than the model's.
@@ -126,6 +129,7 @@ def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, 
     records["source_topic_id"] = topics
     records["source_offset"] = offsets
     records["version"] = version_tag
+    records["snapshot_ms"] = activity.made_ms
     records["category_id"] = [category or 0 for category in categories]
     with np.errstate(over="ignore"):
         price = np.array(prices, dtype=np.float64).astype(np.float32)
@@ -140,5 +144,5 @@ def n2o_records(rows: Sequence[ItemRow], tower: LoadedTower, layout: N2OLayout, 
     flags |= np.where(has_price, np.uint32(Flag.HAS_PRICE), np.uint32(0))
     flags |= np.where(has_signature, np.uint32(Flag.HAS_SIGNATURE), np.uint32(0))
     records["flags"] = flags
-    layout.set_vectors(records, *tower(item_inputs(rows, tower.manifest.dimensions)))
+    layout.set_vectors(records, *tower(item_inputs(rows, tower.manifest.dimensions, activity)))
     return records

@@ -73,7 +73,7 @@ def _lines() -> Iterator[str]:
         settings = ", ".join(f"{key}={value}" for key, value in sorted(topic_configs(_DEFAULTS, topic).items()))
         yield f"- `{topic.name}`: {settings}"
     yield "\n## Records\n"
-    for name in dict.fromkeys([*(topic.schema for topic in all_topics()), *_chunk_schemas(), "watermark"]):
+    for name in dict.fromkeys([*(topic.schema for topic in all_topics()), *_further_schemas(), "watermark"]):
         yield from _record(name)
     yield "## Action codes\n"
     yield "In packed rows an action is its number: " + ", ".join(
@@ -83,13 +83,21 @@ def _lines() -> Iterator[str]:
 
 def _diagram() -> Iterator[str]:
     for table in TABLES.values():
-        yield f"  {_node(table.source)}[[{table.source}]] --> {table.name}[({table.name})]"
-        yield f"  {table.name} --> {_node(changelog_topic(table.name))}[[{changelog_topic(table.name)}]] --> serving"
+        yield f"  {_node(table.source)}[[{table.source}]] --> {_table(table.name)}[({table.name})]"
+        changelog = changelog_topic(table.name)
+        readers = " --> serving" if "serving" in table.readers else ""
+        yield f"  {_table(table.name)} --> {_node(changelog)}[[{changelog}]]{readers}"
     for source in TOPICS:
         yield f"  {_node(source)} -.bad records.-> {_node(dead_letter_topic(source))}[[{dead_letter_topic(source)}]]"
     yield "  model_versions[[model-versions]] --> serving"
-    yield "  model_versions --> n2o_a"
-    yield "  items --rebuild--> n2o_a"
+    yield "  model_versions --> table_n2o_a"
+    yield "  table_items --rebuild--> table_n2o_a"
+    yield "  user_events --accepted--> item_activity"
+    yield "  table_item_activity --snapshots--> table_n2o_a"
+
+
+def _table(name: str) -> str:
+    return f"table_{name}"
 
 
 def _node(topic: str) -> str:
@@ -101,7 +109,8 @@ def _topic_row(topic: Topic) -> str:
     if "compact" in topic.cleanup:
         kept = "newest per key" + ("" if topic.retention_ms is None else f", {kept}")
     partitions = "1" if topic.partitions == 1 else "P"
-    what = (f"`{topic.name}`", topic.key, _title(topic.schema), partitions, kept, topic.timestamps)
+    key = topic.key if not topic.partitioned_by else f"{topic.key}; partitioned by {topic.partitioned_by}"
+    what = (f"`{topic.name}`", key, _title(topic.schema), partitions, kept, topic.timestamps)
     return f"| {' | '.join((*what, topic.writers, topic.readers))} |"
 
 
@@ -117,14 +126,23 @@ def _table_paragraph(table: Table) -> Iterator[str]:
         yield f"  {', '.join(places)}."
     if table.chunk_schema is not None:
         yield f"- Rows behind it: key {table.key} and a 4-byte big-endian number, value {_title(table.chunk_schema)}."
+    if table.source_schema is not None:
+        key = "`source`, the topic id (8 bytes) and the partition (4 bytes) of user-events"
+        yield f"- Rows beside them: key {key}, value {_title(table.source_schema)}."
     yield f"- Read by {table.readers}."
     yield f"- Recovery: the owner of a partition replays `{changelog_topic(table.name)}` from where its store stopped."
     yield "- Order: one transaction per source batch, rows first, the watermark row last; a row notes the source offset"
     yield "  it contains, so that a repeated batch changes nothing.\n"
 
 
-def _chunk_schemas() -> list[str]:
-    return [table.chunk_schema for table in TABLES.values() if table.chunk_schema is not None]
+def _further_schemas() -> list[str]:
+    """Of rows that are no entity's own."""
+    return [
+        schema
+        for table in TABLES.values()
+        for schema in (table.chunk_schema, table.source_schema)
+        if schema is not None
+    ]
 
 
 def _record(name: str) -> Iterator[str]:

@@ -44,6 +44,9 @@ class Deployment:
     signature_seed: int = 20251112
     #: An event later than its LogAppendTime plus this is refused as far-future.
     future_tolerance_ms: int = 300_000
+    #: Contract. Event time between two snapshots of an item's activity, seconds: how often its vector follows what
+    #: users do. 0 takes one at every millisecond that has events.
+    reembed_interval_s: int = 600
     #: What "now" is for windows where a request does not say: the newest event time applied, or the machine's clock.
     clock: Clock = "event"
     #: Everything a process keeps on disk: tables, artifacts, the local broker.
@@ -57,6 +60,7 @@ class Deployment:
         _require(self.embedding_dim >= 1, "AIF_EMBEDDING_DIM", "a number of at least 1", self.embedding_dim)
         bits = self.signature_bits
         _require(bits >= 64 and bits % 64 == 0, "AIF_SIGNATURE_BITS", "a multiple of 64", bits)
+        _require(self.reembed_interval_s >= 0, "AIF_REEMBED_INTERVAL_S", "0 or more seconds", self.reembed_interval_s)
         _require(self.clock in get_args(Clock), "AIF_CLOCK", "'event' or 'wall'", self.clock)
 
     @classmethod
@@ -68,6 +72,11 @@ class Deployment:
     def group(self) -> str:
         """The consumer group, and Faust's app id."""
         return f"{self.prefix}aif"
+
+    @property
+    def reembed_interval_ms(self) -> int:
+        """Event time between two snapshots of an item's activity; at least 1, because its time names a snapshot."""
+        return max(1, 1000 * self.reembed_interval_s)
 
     @property
     def signature_version(self) -> str:

@@ -24,13 +24,16 @@ __all__ = [
     "entity_key",
     "entity_keys",
     "hashed_id",
+    "source_key",
 ]
 
-#: Key of the watermark row of a table partition. Entity keys are 8 bytes (12 with a chunk number), this is 9.
+#: Key of the watermark row of a table partition. Entity keys are 8 bytes (12 with a chunk number), this is 9,
+#: a source's 18.
 WATERMARK_KEY = b"watermark"
 
 _KEY = struct.Struct(">q")
 _CHUNK_KEY = struct.Struct(">qI")
+_SOURCE_KEY = struct.Struct(">6sqI")
 _INT64_MAX = 2**63 - 1
 
 #: Length of a chunk's key: an id and a chunk number.
@@ -63,6 +66,11 @@ def chunk_of(key: bytes) -> tuple[int, int]:
     """The id and the chunk number of a 12-byte key."""
     entity, number = _CHUNK_KEY.unpack(key)
     return entity, number
+
+
+def source_key(topic_id: int, partition: int) -> bytes:
+    """The 18-byte key of the row that keeps the progress of a source partition."""
+    return _SOURCE_KEY.pack(b"source", topic_id, partition)
 
 
 def entity_keys(entities: npt.NDArray[np.int64]) -> list[bytes]:

@@ -12,7 +12,10 @@ __all__ = [
     "ACTIONS",
     "ACTION_CODES",
     "Action",
+    "ActivitySource",
     "DeadLetter",
+    "ItemActivity",
+    "ItemActivityRow",
     "ItemRow",
     "ItemUpdate",
     "ModelVersion",
@@ -63,6 +66,16 @@ class UserEvent(TypedDict):
     original_item_id: str | None
 
 
+class ItemActivity(TypedDict):
+    """See avro/item_activity.avsc."""
+
+    source_topic_id: int
+    source_partition: int
+    first_offset: int
+    next_offset: int
+    events: bytes
+
+
 class ModelVersion(TypedDict):
     """See avro/model_version.avsc."""
 
@@ -111,6 +124,22 @@ class N2ORow(TypedDict):
     """See avro/n2o_row.avsc."""
 
     record: bytes
+
+
+class ItemActivityRow(TypedDict):
+    """See avro/item_activity_row.avsc."""
+
+    fingerprint: int
+    snapshot_ms: int
+    snapshot: bytes
+    newest_event_time_ms: int
+    tiles: bytes
+
+
+class ActivitySource(TypedDict):
+    """See avro/activity_source.avsc."""
+
+    next_offset: int
 
 
 class UserHead(TypedDict):

@@ -19,7 +19,8 @@ class Topic:
     """A topic: its contract and how it is kept.
 
     `partitions` is `"deployment"` (the deployment's partition count: topics and tables that are joined share it) or 1.
-    `retention_ms` is None where every record is kept for ever.
+    `retention_ms` is None where every record is kept for ever. `partitioned_by` is "" where the key says it, as nearly
+    everywhere.
     """
 
     name: str
@@ -32,13 +33,15 @@ class Topic:
     writers: str
     readers: str
     promise: str
+    partitioned_by: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
     """A table: RocksDB in the worker that owns the partition, and a compacted changelog topic that is its truth.
 
-    `chunk_schema` is that of further rows behind an entity's own, under its key and a 4-byte big-endian number.
+    `chunk_schema` is that of further rows behind an entity's own, under its key and a 4-byte big-endian number,
+    `source_schema` that of rows which keep the progress of each source (`schemas.ids.source_key`).
     """
 
     name: str
@@ -49,6 +52,7 @@ class Table:
     readers: str
     holds: str
     chunk_schema: str | None = None
+    source_schema: str | None = None
 
 
 def dead_letter_topic(source: str) -> str:
@@ -73,6 +77,13 @@ _SOURCES: Final = (
         "In order per user as sent; late events up to the longest window count where they belong.",
     ),
     Topic(
+        "item-activity", "partition of user-events", "item_activity", "deployment", "delete", 30 * _DAY_MS,
+        "LogAppendTime", "user agent", "activity agent",
+        "In the transaction of the user-events batch behind it; read committed. After a recompute"
+        " of users it repeats events: each counts once, by its offset.",
+        partitioned_by="item_id",
+    ),
+    Topic(
         "model-versions", "constant", "model_version", 1, "delete", None, "LogAppendTime",
         "aif model publish", "every worker and server, without a group, from the start",
         "One partition: the log's order decides which version is the newest.",
@@ -90,6 +101,13 @@ TABLES: Final[dict[str, Table]] = {
         Table(
             "n2o_a", "item_id", "n2o_row", "item-updates", "item agent, rebuild", "serving (N2O slab)",
             "One fixed-size record per item: vector, bridge weights, signature and the model version that made them.",
+        ),
+        Table(
+            "item_activity", "item_id", "item_activity_row", "item-activity", "activity agent",
+            "item agent (item vectors)",
+            "What users did to each item: sparse window tiles by event time, and the snapshot of their counts that item"
+            " vectors are made with.",
+            source_schema="activity_source",
         ),
         Table(
             "users", "user_id", "user_head", "user-events", "user agent", "serving (user phase)",
@@ -112,7 +130,7 @@ def _dead_letters(source: Topic) -> Topic:
 def _changelog(table: Table) -> Topic:
     return Topic(
         changelog_topic(table.name), table.key, table.schema, "deployment", "compact", None, "CreateTime",
-        table.writers, f"recovery of {table.name}, serving",
+        table.writers, f"recovery of {table.name}" + (", serving" if "serving" in table.readers else ""),
         "One transaction per source batch, a watermark row last; read committed.",
     )  # fmt: skip
 

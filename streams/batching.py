@@ -132,6 +132,21 @@ class _BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """The next offset this consumer would hand out, None before the first rewind."""
         return self._consumed_to.get(tp)
 
+    async def gap_behind(self, tp: TP) -> tuple[int, int]:
+        """The offsets behind what was handed out that are known to have no records: first, and first that may have."""
+        consumer = self._ensure_consumer()
+
+        async def look() -> tuple[int, int]:
+            # Records are handed out and noted in one step of this thread: a position further on has passed none.
+            begin, assignment = self._consumed_to.get(tp), consumer._subscription.subscription.assignment
+            if begin is None or tp not in assignment.tps:
+                return 0, 0
+            state = assignment.state_value(tp)
+            return begin, state.position if state.has_valid_position else begin
+
+        found: tuple[int, int] = await self.call_thread(look)
+        return found
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Nothing: the lane knows better than the group where its tables stand, and rewinds itself."""
         return {}
@@ -180,6 +195,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     async def consumed_to(self, tp: TP) -> int | None:
         """See _BatchConsumerThread.consumed_to."""
         found: int | None = await self._thread.consumed_to(tp)
+        return found
+
+    async def gap_behind(self, tp: TP) -> tuple[int, int]:
+        """See _BatchConsumerThread.gap_behind."""
+        found: tuple[int, int] = await self._thread.gap_behind(tp)
         return found
 
     def verify_event_path(self, now: float, tp: TP) -> None:

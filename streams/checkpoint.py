@@ -17,15 +17,21 @@ import zstandard
 
 from schemas.codec import codec
 from schemas.errors import BadInput
+from streams.activity_oracle import ActivityOracle, PlainItem
 from streams.oracle import ItemsOracle
 from streams.user_oracle import PlainUser, UsersOracle
 
 __all__ = ["Checkpoint", "PartitionState"]
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 #: Beside the users of a partition, its clock.
 _CLOCK: Final = "clock_ms"
+#: Beside the items of a partition of item-activity, how far its sources are counted.
+_SOURCES: Final = "sources"
 _MAPPINGS: Final = frozenset({"counts", "amounts", "registers", "scalars", "ranked", "index"})
+
+
+Oracle = ItemsOracle | UsersOracle | ActivityOracle
 
 
 @dataclass(frozen=True)
@@ -37,23 +43,34 @@ class PartitionState:
     rows: Mapping[str, Any]
 
     @classmethod
-    def of(cls, oracle: ItemsOracle | UsersOracle, topic_id: int, offset: int) -> PartitionState:
+    def of(cls, oracle: Oracle, topic_id: int, offset: int) -> PartitionState:
         """The state of an oracle that has taken every record below `offset`."""
         if isinstance(oracle, ItemsOracle):
             encode = codec("item_update").encode
             rows: dict[str, Any] = {
                 str(item): [at, encode(update).hex()] for item, (at, update) in oracle.newest.items()
             }
+        elif isinstance(oracle, ActivityOracle):
+            rows = {str(item): [state.newest_ms, state.snapshot_ms, state.snapshot, list(state.counts.items())]
+                    for item, state in oracle.items.items()}  # fmt: skip
+            rows[_SOURCES] = list(oracle.next_offset.items())
         else:
             rows = {str(user): _plain(state) for user, state in oracle.users.items()}
             rows[_CLOCK] = oracle.clock_ms
         return cls(topic_id, offset, rows)
 
-    def restore(self, oracle: ItemsOracle | UsersOracle) -> None:
+    def restore(self, oracle: Oracle) -> None:
         """Put an oracle into this state."""
         if isinstance(oracle, ItemsOracle):
             decode = codec("item_update").decode
             oracle.newest = {int(item): (at, decode(bytes.fromhex(raw))) for item, (at, raw) in self.rows.items()}
+        elif isinstance(oracle, ActivityOracle):
+            oracle.items = {
+                int(item): PlainItem(newest, made, snapshot, {_tuples(key): count for key, count in counts})
+                for item, (newest, made, snapshot, counts) in ((k, v) for k, v in self.rows.items() if k != _SOURCES)
+            }
+            oracle.next_offset = {_tuples(source): at for source, at in self.rows[_SOURCES]}
+            oracle.restored()
         else:
             oracle.users = {int(user): _state(plain) for user, plain in self.rows.items() if user != _CLOCK}
             oracle.clock_ms = self.rows[_CLOCK]

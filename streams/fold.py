@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from streams.store import Row
 
-__all__ = ["REBUILD_START", "Fold", "Piece", "RebuildPlace", "SourceRecord", "TableReader", "Writes"]
+__all__ = ["REBUILD_START", "Fold", "Outgoing", "Piece", "RebuildPlace", "SourceRecord", "TableReader", "Writes"]
 
 
 class SourceRecord(Protocol):
@@ -36,18 +36,29 @@ class TableReader(Protocol):
         """Up to `limit` entity keys behind `after`, in order; b"" starts at the first."""
 
 
+class Outgoing(NamedTuple):
+    """A record for another source topic of the deployment (its name without the prefix)."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+
+
 @dataclass(frozen=True)
 class Writes:
     """What a batch changes.
 
     `rows` by table: one per key. `dead_letters` are (coordinates, encoded DeadLetter). `max_event_time_ms` is the
-    newest valid event time of the batch, None where it had none. `counts` are for metrics.
+    newest valid event time of the batch, None where it had none. `counts` are for metrics. `outgoing` goes to other
+    source topics, in the same transaction.
     """
 
     rows: Mapping[str, list[Row]]
     dead_letters: list[Row] = field(default_factory=list)
     max_event_time_ms: int | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    outgoing: list[Outgoing] = field(default_factory=list)
 
 
 #: Where a rebuild goes on: what it is for (a model version, a sweep's start, "" at first) and the key behind which to

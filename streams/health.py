@@ -50,6 +50,8 @@ def health(worker: Worker) -> dict[str, Any]:
         "reason": "rebalancing" if rebalancing else f"restoring {', '.join(waiting)}" if waiting else "",
         "worker": worker.settings.name,
         "model_version": model.version if model else None,
+        # Items that users act on, whose vectors do not follow yet.
+        "items_awaiting_vectors": worker.fresh.count,
         "partitions": partitions,
         "standbys": [
             {"partition": f"{lane.topic}-{number}", "rows_behind": sum(standby.behind.values())}

@@ -2,6 +2,10 @@
 
 Newest (event time, offset) wins, so duplicates, replays and reordering change nothing. A deletion leaves a marker row,
 and a flagged N2O record, so that a late upsert cannot raise the dead and behaviours can still point at the item.
+
+A record is made of an item's row and of the snapshot of what users did to it, which the activity lane keeps. It is
+*stale* where the model, the update or the snapshot has moved on since; rebuilds make stale ones again, those that the
+activity lane announces first (fresh_items.py).
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from domain.activity_row import Snapshots
 from domain.lsh import hyperplanes, signatures
 from domain.validation import NOT_FINITE_EMBEDDING, check_item_fields, finite_embeddings
 from schemas.codec import codec
@@ -19,6 +24,7 @@ from schemas.errors import BadRecord
 from schemas.ids import entity_key
 from schemas.records import ItemRow, ItemUpdate
 from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
+from streams.fresh_items import ActivityReader, FreshItems, no_activity
 from streams.intake import dead_letter, intake
 from streams.item_rows import encode_item_rows
 from streams.rollout import ItemModel
@@ -38,8 +44,12 @@ class ItemUpdatesFold:
     source = "item-updates"
     tables = ("items", SLOT)
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(
+        self, deployment: Deployment, activity: ActivityReader = no_activity, fresh: FreshItems | None = None
+    ) -> None:
         self._deployment = deployment
+        self.activity = activity
+        self._fresh = FreshItems() if fresh is None else fresh
         self._topic = deployment.topic(self.source)
         self._signature_version = deployment.signature_version
         #: item_id, event_time_ms, source_topic_id, source_offset of a row: what decides whether an update wins.
@@ -64,32 +74,58 @@ class ItemUpdatesFold:
         ]
         rows = [self._row(update, source.offset, topic_id) for source, update in winners]
         self._sign(rows)
+        encoded = encode_item_rows(rows, winners)
+        # Where activity cannot be read now, records say that they have none, and are stale when it can.
+        activity = self._activity(partition, [key for key, _ in encoded]) or Snapshots.none(len(rows))
         return Writes(
-            rows={"items": encode_item_rows(rows, winners), SLOT: self._n2o(rows)},
+            rows={"items": encoded, SLOT: self._n2o(rows, activity)},
             dead_letters=letters,
             max_event_time_ms=max(update["event_time_ms"] for _, update in valid),
             counts={"superseded": len(valid) - len(winners)},
         )
 
     def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
-        """The next items of the partition whose record is of another model, or of an older update than their row.
+        """Stale records made again: those of items with new snapshots, then the next ones of the partition.
 
-        The latter come from updates that were applied while this worker had no model yet.
+        The scan finds, of a partition that was taken over, also what updates and snapshots left behind while there was
+        no model or no activity to read. It waits where activity cannot be read.
         """
         model = self._model
         if model is None:
             return Piece(None, at, more=False)
+        fresh = self._fresh.some(partition, _REBUILD_ITEMS)
+        if fresh and (activity := self.activity(partition, list(fresh))) is not None:
+            announced = list(fresh)
+            shown = np.flatnonzero(activity.made_ms >= np.array(list(fresh.values())))
+            keys = [announced[place] for place in shown.tolist()]
+            if keys:
+                writes = self._remade(model, keys, activity.take(shown), tables)
+                self._fresh.seen(partition, {key: fresh[key] for key in keys})
+                return Piece(writes, at, more=True)
         keys = tables.entity_keys("items", at[1] if at[0] == model.version else b"", _REBUILD_ITEMS)
         if not keys:
             return Piece(None, (model.version, at[1]), more=False)
-        stale = [
-            row
-            for row, record in zip(tables.get_many("items", keys), tables.get_many(SLOT, keys), strict=True)
-            if row is not None and (record is None or not model.made(record, self._standing(row)))
-        ]
+        activity = self.activity(partition, keys)
+        if activity is None:
+            return Piece(None, at, more=False)
+        return Piece(self._remade(model, keys, activity, tables), (model.version, keys[-1]), more=True)
+
+    def _remade(self, model: ItemModel, keys: list[bytes], activity: Snapshots, tables: TableReader) -> Writes | None:
+        """New records of those of these items whose record is stale; None where none is."""
+        found = zip(tables.get_many("items", keys), tables.get_many(SLOT, keys), activity.made_ms.tolist(), strict=True)
+        stale = {
+            place: row
+            for place, (row, record, made_ms) in enumerate(found)
+            if row is not None and (record is None or not model.made(record, self._standing(row), made_ms))
+        }
+        if not stale:
+            return None
         decode = codec("item_row").decode
-        rows: list[Any] = [decode(value) for value in stale]
-        return Piece(Writes({SLOT: self._n2o(rows)}) if rows else None, (model.version, keys[-1]), more=True)
+        rows: list[Any] = [decode(value) for value in stale.values()]
+        return Writes({SLOT: model.n2o_rows(rows, activity.take(list(stale)))})
+
+    def _activity(self, partition: int, keys: list[bytes]) -> Snapshots | None:
+        return self.activity(partition, keys) if self._model is not None and keys else None
 
     def _intake(
         self, partition: int, records: Sequence[SourceRecord]
@@ -139,8 +175,8 @@ class ItemUpdatesFold:
         for row, signature in zip(embedded, packed, strict=True):
             row["signature"] = signature.tobytes()
 
-    def _n2o(self, rows: list[ItemRow]) -> list[Row]:
-        return self._model.n2o_rows(rows) if self._model is not None and rows else []
+    def _n2o(self, rows: list[ItemRow], activity: Snapshots) -> list[Row]:
+        return self._model.n2o_rows(rows, activity) if self._model is not None and rows else []
 
 
 def _newest(valid: list[tuple[SourceRecord, Any]]) -> dict[int, tuple[SourceRecord, ItemUpdate]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
@@ -39,6 +40,8 @@ Result = TypeVar("Result")
 EXIT_CRASHED: Final = 70
 EXIT_UNAVAILABLE: Final = 69
 
+#: Without a batch for this long, a source partition is at rest.
+_AT_REST_S: Final = 60.0
 #: An orderly stop takes less than ten seconds, whatever the broker does.
 _STOP_WITHIN_S: Final = 7.0
 
@@ -116,6 +119,8 @@ class Lane:
         self.failpoint = failpoint
         self._exit_process = exit_process
         self.rim = rim
+        #: Called with a partition's number when it is ready, and after each of its batches.
+        self.on_progress: Callable[[int], None] = lambda partition: None
 
     @property
     def consumer(self) -> BatchConsumer:
@@ -172,11 +177,27 @@ class Lane:
             await asyncio.sleep(1)
             for partition in list(self.partitions.values()):
                 await partition.check_progress()
+                await self._pass_markers(partition)
                 await partition.check_stall()
+
+    async def _pass_markers(self, partition: LanePartition) -> None:
+        """Apply the markers of transactions that end a source partition at rest.
+
+        Otherwise its tables would stand before them for ever, and when retention has deleted them in the end, look as
+        if they lacked records.
+        """
+        last = partition.last_batch_at
+        if partition.ready and (last is None or time.monotonic() - last > _AT_REST_S):
+            await partition.pass_over(*await self.consumer.gap_behind(partition.tp))
 
     def wake(self) -> None:
         """Tell the partitions that there is something to rebuild."""
         for partition in self.partitions.values():
+            partition.wake()
+
+    def wake_partition(self, number: int) -> None:
+        """Tell one partition that there may be something to rebuild; nothing where it is not owned."""
+        if (partition := self.partitions.get(number)) is not None:
             partition.wake()
 
     async def in_executor(self, work: Callable[..., Result], *args: Any) -> Result:

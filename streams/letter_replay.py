@@ -1,10 +1,11 @@
 """Sending refused records again after a fix, each once.
 
-The record goes back to its source topic with its original key and value, to the partition of its key, and its letter
-is marked; both are one Kafka transaction, so no crash leaves one without the other. Replays of a source topic share a
-transactional id: a second one ends the first one's unfinished transaction and fences it, and reads the letters after
-that, so two at once cannot double a record either. And a record that was sent twice all the same, by a producer or
-because a letter was written anew when the log was read again, changes nothing while its event_id is remembered.
+The record goes back to its source topic with its original key and value, to the partition of its key (of a topic that
+is partitioned otherwise, to where it was), and its letter is marked; both are one Kafka transaction, so no crash leaves
+one without the other. Replays of a source topic share a transactional id: a second one ends the first one's unfinished
+transaction and fences it, and reads the letters after that, so two at once cannot double a record either. And a record
+that was sent twice all the same, by a producer or because a letter was written anew when the log was read again,
+changes nothing while its event_id is remembered, or, of item-activity, because its offsets are.
 
 Transaction markers stand in the source topic behind the records: offsets of a source partition have gaps.
 """
@@ -22,6 +23,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from domain.activity_events import check_item_activity
 from domain.partitioner import partition_of
 from domain.validation import check_item_update, check_user_event
 from schemas.codec import codec
@@ -46,7 +48,11 @@ _CHUNK_BYTES: Final = 8 << 20
 #: While a crashed replay's transaction is open, workers wait behind it; the next replay ends it at once.
 _TRANSACTION_TIMEOUT_MS: Final = 15_000
 _ENTITY_KEY_BYTES: Final = 8
-_CHECKS: Final[dict[str, Check]] = {"item-updates": check_item_update, "user-events": check_user_event}
+_CHECKS: Final[dict[str, Check]] = {
+    "item-updates": check_item_update,
+    "user-events": check_user_event,
+    "item-activity": check_item_activity,
+}
 
 
 @dataclass
@@ -197,6 +203,8 @@ class _Run:
 def _partition(letter: DeadLetter, source: str, deployment: Deployment) -> int:
     if TOPICS[source].partitions == 1:
         return 0
+    if TOPICS[source].partitioned_by:
+        return letter["partition"]
     assert letter["key"] is not None, "letters without a key are not chosen"
     return partition_of(entity_id(letter["key"]), deployment.partitions)
 

@@ -46,7 +46,9 @@ class LogReader:
         self._servers = bootstrap_servers
         self._patience_s, self._settled_within_s = patience_s, settled_within_s
         common = {"bootstrap_servers": bootstrap_servers, "enable_auto_commit": False}
+        # Apart from the one that reads: behind its open fetch, asking for an offset would wait a tenth of a second.
         self._written = AIOKafkaConsumer(**common)
+        self._settled = AIOKafkaConsumer(**common, isolation_level="read_committed")
         self._consumer = AIOKafkaConsumer(
             **common,
             isolation_level="read_committed",
@@ -58,8 +60,8 @@ class LogReader:
     async def __aenter__(self) -> LogReader:
         try:
             with translated(f"connecting to {self._servers}"):
-                await self._written.start()
-                await self._consumer.start()
+                for client in self._clients:
+                    await client.start()
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -68,14 +70,18 @@ class LogReader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._written.stop()
-        await self._consumer.stop()
+        for client in self._clients:
+            await client.stop()
+
+    @property
+    def _clients(self) -> tuple[AIOKafkaConsumer, ...]:
+        return self._written, self._settled, self._consumer
 
     async def bounds(self, tp: TopicPartition) -> Bounds:
         """Where the partition starts and ends now. What is not held back at the call's start is below `committed`."""
         with translated(f"finding the ends of {tp.topic}-{tp.partition}"):
-            start = (await self._consumer.beginning_offsets([tp]))[tp]
-            committed = (await self._consumer.end_offsets([tp]))[tp]
+            start = (await self._written.beginning_offsets([tp]))[tp]
+            committed = (await self._settled.end_offsets([tp]))[tp]
             written = (await self._written.end_offsets([tp]))[tp]
         return Bounds(start, committed, max(committed, written))
 

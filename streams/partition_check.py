@@ -7,33 +7,26 @@ compared instead.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from aiokafka import TopicPartition
 
-from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import BadInput, BadRecord, Unavailable
-from schemas.ids import CHUNK_KEY_BYTES, chunk_of, entity_id, entity_key
+from schemas.errors import BadInput, Unavailable
+from schemas.ids import CHUNK_KEY_BYTES, entity_key
 from streams.changelog_rows import RowsAtCut
 from streams.checkpoint import Checkpoint, PartitionState
+from streams.comparisons import Comparison
+from streams.findings import Findings
 from streams.log_reader import LogReader
-from streams.oracle import ItemsOracle
-from streams.reference_rows import N2OOracle
-from streams.user_oracle import UsersOracle
-from streams.verdicts import Verdicts
-from streams.verification_report import Coverage, Report
+from streams.source_replay import SourceReplay
+from streams.verification_report import Report
 
-__all__ = ["Lane", "PartitionCheck", "Progress"]
+__all__ = ["Lane", "PartitionCheck", "Recomputed"]
 
 #: Cuts at which a partition is compared before what compaction may have taken counts as a difference.
 _ATTEMPTS: Final = 3
-#: Called with (topic-partition, records read).
-Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -44,25 +37,28 @@ class Lane:
     tables: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Recomputed:
+    """An oracle that has taken a source partition from `start` (0: all of it, else a checkpoint) to `cut`."""
+
+    oracle: Any
+    topic_id: int
+    start: int
+    cut: int
+
+
 class PartitionCheck:
     """One source partition and the same partition of its lane's tables."""
 
     def __init__(
-        self,
-        reader: LogReader,
-        deployment: Deployment,
-        lane: Lane,
-        partition: int,
-        topic_id: int,
-        models: dict[int, Path],
-        verdicts: Verdicts,
-        progress: Progress,
-    ) -> None:
+        self, reader: LogReader, deployment: Deployment, lane: Lane, partition: int, topic_id: int,
+        comparison: Comparison, replay: SourceReplay,
+    ) -> None:  # fmt: skip
         self._reader, self._deployment, self._lane, self._partition = reader, deployment, lane, partition
-        self._topic_id, self._models, self._verdicts, self._progress = topic_id, models, verdicts, progress
-        self._vectors = N2OOracle(models, deployment)
-        self._name = f"{lane.source}-{partition}"
+        self._topic_id, self._comparison, self._replay = topic_id, comparison, replay
         self._report = Report()
+        #: What the last comparison recomputed; None where nothing was ever applied.
+        self.recomputed: Recomputed | None = None
 
     async def run(self, before: Checkpoint, after: Checkpoint) -> Report:
         """Compare at the newest cut; again at a later one where compaction may have taken what differs."""
@@ -136,41 +132,15 @@ class PartitionCheck:
                 f"{self._first} reflects a topic {self._lane.source} that was deleted since: its log is gone. "
                 "Let the workers read the new one, then verify again"
             )
-        first, *others = self._lane.tables
-        oracle: Any = (ItemsOracle if first == "items" else UsersOracle)(self._deployment, topic_id)
-        await self._verdicts.refresh()
-        await self._replay(oracle, topic_id, cut, before)
-        after.partitions[self._name] = PartitionState.of(oracle, topic_id, cut)
-        differing: dict[str, set[bytes]] = {name: set() for name in self._lane.tables}
+        oracle = self._comparison.oracle(topic_id)
+        start = await self._replay.into(oracle, topic_id, cut, before, self._report)
+        after.partitions[self._replay.name] = PartitionState.of(oracle, topic_id, cut)
+        self.recomputed = Recomputed(oracle, topic_id, start, cut)
         for name, table in tables.items():
             self._report.rows[name] = len(table.rows)
-        if isinstance(oracle, UsersOracle):
-            differing[first] |= self._compare_users(oracle, tables[first].rows, differing)
-            return differing
-        rows = self._decoded(first, "item_row", tables[first].rows, differing)
-        differing[first] |= self._compare_items(oracle, rows)
-        for name in others:
-            vectors = self._decoded(name, "n2o_row", tables[name].rows, differing)
-            differing[name] |= self._compare_vectors(rows, vectors, name)
-        return differing
-
-    def _decoded(
-        self,
-        table: str,
-        schema: str,
-        rows: dict[bytes, bytes],
-        differing: dict[str, set[bytes]],
-        place: Callable[[bytes], Any] = entity_id,
-    ) -> dict[Any, Any]:
-        """Rows by what `place` makes of their keys; those that are no rows of the table differ."""
-        decode, found = codec(schema).decode, {}
-        for key, value in rows.items():
-            try:
-                found[place(key)] = decode(value)
-            except (BadRecord, ValueError, struct.error) as error:
-                self._report.differs(f"{table}-{self._partition} key {key.hex()}", f"is no row of the table: {error}")
-                differing[table].add(key)
-        return found
+        findings = Findings(self._report, self._partition, self._lane.tables)
+        await self._comparison.compare(oracle, tables, findings)
+        return findings.differing
 
     async def _overtaken(self, tables: dict[str, RowsAtCut], differing: dict[str, set[bytes]]) -> bool:
         """Whether a row that differs was overwritten behind the cut: compaction may have taken the right one."""
@@ -185,77 +155,6 @@ class PartitionCheck:
                 if _owner(record.key) in suspects:
                     return True
         return False
-
-    async def _replay(self, oracle: Any, topic_id: int, cut: int, before: Checkpoint) -> None:
-        tp = TopicPartition(self._deployment.topic(self._lane.source), self._partition)
-        bounds = await self._reader.bounds(tp)
-        if bounds.committed < cut:
-            self._report.differs(self._name, f"ends at {bounds.committed}, its tables reflect it up to {cut}")
-        start = self._from_checkpoint(oracle, topic_id, bounds.start, cut, before) if bounds.start > 0 else 0
-        count = without_letter = 0
-        async for record in self._reader.records(tp, start, min(cut, bounds.committed)):
-            has_letter = self._verdicts.refused(self._partition, record)
-            oracle.apply(record, has_letter=has_letter)
-            without_letter += record.offset in oracle.refused and not has_letter
-            count += 1
-            if count % 10_000 == 0:
-                self._progress(self._name, count)
-        self._progress(self._name, count)
-        report = self._report
-        report.source_records, report.missing_dead_letters = count, without_letter
-        report.refused_records = len(oracle.refused)
-        report.refused_then_acceptable_now = len(oracle.acceptable_now)
-
-    def _from_checkpoint(self, oracle: Any, topic_id: int, start: int, cut: int, before: Checkpoint) -> int:
-        """Put the oracle where an earlier verification stopped; the offset to go on from."""
-        known = before.partitions.get(self._name)
-        if known is None or known.topic_id != topic_id or not start <= known.offset <= cut:
-            reach = "there is no checkpoint" if known is None else f"the checkpoint stands at {known.offset}"
-            raise BadInput(
-                f"{self._name} starts at offset {start} and {reach}: retention has deleted records that no run "
-                "has seen, so its tables cannot be recomputed. Run `aif verify` more often than retention deletes"
-            )
-        known.restore(oracle)
-        self._report.horizon[self._name] = known.offset
-        return known.offset
-
-    def _compare_items(self, oracle: ItemsOracle, rows: dict[int, Any]) -> set[bytes]:
-        return {
-            self._differs(self._lane.tables[0], item, what)
-            for item in oracle.newest.keys() | rows.keys()
-            if (what := oracle.difference(item, rows.get(item)))
-        }
-
-    def _compare_users(
-        self, oracle: UsersOracle, rows: dict[bytes, bytes], differing: dict[str, set[bytes]]
-    ) -> set[bytes]:
-        """Heads with the chunks behind them; these are not counted apart."""
-        table = self._lane.tables[0]
-        behind = {key: value for key, value in rows.items() if len(key) == CHUNK_KEY_BYTES}
-        heads = self._decoded(table, "user_head", {key: rows[key] for key in rows if key not in behind}, differing)
-        chunks: dict[int, dict[int, bytes]] = {}
-        for (user, number), chunk in self._decoded(table, "user_chunk", behind, differing, chunk_of).items():
-            chunks.setdefault(user, {})[number] = chunk["behaviours"]
-        self._report.rows[table] -= len(behind)
-        return {self._differs(table, user, what) for user, what in oracle.differences(heads, chunks)}
-
-    def _compare_vectors(self, items: dict[int, Any], rows: dict[int, Any], table: str) -> set[bytes]:
-        """Every vector there is must be right; how many there are is coverage: a rebuild may be on its way."""
-        newest = next(reversed(self._models), None)
-        coverage = self._report.coverage[table] = Coverage(None if newest is None else f"{newest:016x}")
-        records: dict[int, bytes] = {entity: row["record"] for entity, row in rows.items()}
-        differing = {self._differs(table, entity, "no such item") for entity in records.keys() - items.keys()}
-        for entity, row in items.items():
-            record = records.get(entity)
-            if record is not None and (what := self._vectors.difference(row, record)):
-                differing.add(self._differs(table, entity, what))
-            if not row["deleted"]:
-                coverage.count(None if record is None else N2OOracle.version_tag(record), newest)
-        return differing
-
-    def _differs(self, table: str, entity: int, what: str) -> bytes:
-        self._report.differs(f"{table}-{self._partition} {entity}", what)
-        return entity_key(entity)
 
     def _changelog(self, table: str) -> TopicPartition:
         return TopicPartition(self._deployment.changelog(table), self._partition)

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from domain.activity_row import ACTIVITY_WINDOWS
+from domain.activity_row import FINGERPRINT as ACTIVITY_FINGERPRINT
 from domain.artifact import MANIFEST, Manifest
 from domain.feature_plan import PLAN
 from domain.feature_values import feature_values
 from domain.n2o import Flag, N2OLayout
 from domain.user_row import behaviours_of, window_counts
-from domain.windows import WINDOWS
+from domain.windows import TILE_DTYPE, WINDOWS, count_windows
 from schemas.codec import codec, schema_names
 from schemas.errors import ArtifactError, BadRecord, Corrupt
 from schemas.ids import entity_id
@@ -38,6 +40,8 @@ def readable_row(table: str, value: bytes, artifacts: Path, *, full: bool = Fals
     """
     if table == "users":
         return _user(codec("user_head").decode(value), full)
+    if table == "item_activity":
+        return _activity(codec("item_activity_row").decode(value), full)
     if table == "items":
         return readable_record(codec("item_row").decode(value), full=full)
     return _n2o(codec("n2o_row").decode(value)["record"], artifacts, full)
@@ -113,11 +117,30 @@ def _user(head: Any, full: bool) -> dict[str, Any]:
     return shown
 
 
+def _activity(row: Any, full: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {name: row[name] for name in ("fingerprint", "newest_event_time_ms", "snapshot_ms")}
+    if row["fingerprint"] != ACTIVITY_FINGERPRINT:
+        raw = {"tiles": _hex(row["tiles"], full), "snapshot": _hex(row["snapshot"], full)}
+        return shown | raw | {"problem": "laid out by another build"}
+    tiles, newest = np.frombuffer(row["tiles"], dtype=TILE_DTYPE), np.array([row["newest_event_time_ms"]])
+    counts = count_windows(tiles, np.zeros(len(tiles), dtype=np.int64), newest, newest)[0, -len(ACTIVITY_WINDOWS) :]
+    snapshot = np.expm1(np.frombuffer(row["snapshot"], dtype="<f4")).reshape(counts.shape).round()
+    return shown | {"windows": _by_window(counts), "snapshot": _by_window(snapshot)}
+
+
+def _by_window(counts: Any) -> dict[str, dict[str, int]]:
+    return {
+        window.name: {ACTIONS[code]: int(row[code]) for code in np.flatnonzero(row)}
+        for window, row in zip(ACTIVITY_WINDOWS, counts, strict=True)
+    }
+
+
 def _n2o(record: bytes, artifacts: Path, full: bool) -> dict[str, Any]:
     header = np.frombuffer(record[: N2OLayout(0, 0, 0).stride], dtype=N2OLayout(0, 0, 0).dtype)[0]
     flags, version = Flag(int(header["flags"])), f"{int(header['version']):016x}"
     shown: dict[str, Any] = {
-        name: int(header[name]) for name in ("item_id", "event_time_ms", "source_topic_id", "source_offset")
+        name: int(header[name])
+        for name in ("item_id", "event_time_ms", "source_topic_id", "source_offset", "snapshot_ms")
     } | {
         "version": version,
         "category_id": int(header["category_id"]) if Flag.HAS_CATEGORY in flags else None,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from domain.activity_row import Snapshots
 from domain.artifact import Manifest, check_artifact
 from domain.bf16 import from_bf16
 from domain.item_features import item_inputs
@@ -28,8 +30,8 @@ class N2OOracle:
         self._artifacts, self._deployment = artifacts, deployment
         self._models: dict[int, tuple[Manifest, LoadedTower]] = {}
 
-    def difference(self, row: ItemRow, encoded: bytes) -> str:
-        """What is wrong with the record of an item; empty where it is right."""
+    def difference(self, row: ItemRow, encoded: bytes, snapshot_ms: int, activity: Sequence[float]) -> str:
+        """What is wrong with the record of an item and a snapshot of its activity; empty where it is right."""
         tag = self.version_tag(encoded)
         if tag not in self._artifacts:
             return f"its model version {tag:016x} is not among the published ones"
@@ -38,11 +40,12 @@ class N2OOracle:
         if len(encoded) != layout.stride:
             return f"it has {len(encoded)} bytes, its model's records have {layout.stride}"
         record = np.frombuffer(encoded, dtype=layout.dtype)[0]
-        for name, value in self._exact(row, manifest).items():
+        for name, value in (self._exact(row, manifest) | {"snapshot_ms": snapshot_ms}).items():
             found = bytes(record[name]) if name == "signature" else record[name].item()
             if found != value:
                 return f"{name} is {found!r}, expected {value!r}"
-        vectors, bridges = tower(item_inputs([row], manifest.dimensions))
+        snapshot = Snapshots(np.array([snapshot_ms]), np.array([activity], dtype=np.float32))
+        vectors, bridges = tower(item_inputs([row], manifest.dimensions, snapshot))
         for name, expected in (("vector", vectors[0]), ("bridges", bridges[0])):
             if not np.allclose(from_bf16(record[name]), expected, rtol=_TOLERANCE, atol=_TOLERANCE):
                 return f"{name} is not what model {manifest.version} makes of the item"
@@ -52,6 +55,11 @@ class N2OOracle:
     def version_tag(encoded: bytes) -> int:
         """Version of the model that a record names, whatever its layout."""
         return int.from_bytes(encoded[32:40], "little")
+
+    @staticmethod
+    def snapshot_ms(encoded: bytes) -> int:
+        """Time of the snapshot that a record names, whatever its layout."""
+        return int.from_bytes(encoded[40:48], "little", signed=True)
 
     def _exact(self, row: ItemRow, manifest: Manifest) -> dict[str, Any]:
         signature = row["signature"]

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from domain.activity_row import Snapshots
 from domain.artifact import Manifest, check_artifact, check_fit, path_of
 from models.tower import LoadedTower, n2o_records
 from schemas.codec import codec
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 #: source_topic_id and source_offset, neighbours in an N2O record.
 _SOURCE: Final = struct.Struct("<qq")
+_SNAPSHOT: Final = struct.Struct("<q")
 
 
 class ItemModel:
@@ -51,6 +53,7 @@ class ItemModel:
         places: Any = self._layout.dtype.fields
         self._tag_at = len(self._prefix) + places["version"][1]
         self._source_at = len(self._prefix) + places["source_topic_id"][1]
+        self._snapshot_at = len(self._prefix) + places["snapshot_ms"][1]
         self._tag_bytes = np.uint64(self._tag).astype("<u8").tobytes()
 
     @classmethod
@@ -60,22 +63,23 @@ class ItemModel:
         check_fit(manifest, deployment)
         return cls(manifest, LoadedTower.open(folder, manifest))
 
-    def n2o_rows(self, rows: list[ItemRow]) -> list[Row]:
-        """Rows of a slot table for these items, each tagged with the version."""
+    def n2o_rows(self, rows: list[ItemRow], activity: Snapshots) -> list[Row]:
+        """Rows of a slot table for these items and what users did to them, each tagged with the version."""
         with self._tower_lock:
-            records = n2o_records(rows, self._tower, self._layout, self._tag)
+            records = n2o_records(rows, activity, self._tower, self._layout, self._tag)
         raw, stride = records.tobytes(), self._layout.stride
         return [
             (entity_key(row["item_id"]), self._prefix + raw[at : at + stride])
             for row, at in zip(rows, range(0, len(raw), stride), strict=True)
         ]
 
-    def made(self, value: bytes, standing: Mapping[str, Any]) -> bool:
-        """Whether an encoded N2O row is of this version and layout, and of the update that the item row stands at."""
+    def made(self, value: bytes, standing: Mapping[str, Any], snapshot_ms: int) -> bool:
+        """Whether an encoded N2O row is of this version and layout, the item row's update, and this snapshot."""
         return (
             value.startswith(self._prefix)
             and value[self._tag_at : self._tag_at + 8] == self._tag_bytes
             and _SOURCE.unpack_from(value, self._source_at) == (standing["source_topic_id"], standing["source_offset"])
+            and _SNAPSHOT.unpack_from(value, self._snapshot_at) == (snapshot_ms,)
         )
 
 

@@ -8,6 +8,7 @@ for every row, is replaced by restore.py.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +34,7 @@ class BatchedTable(faust.Table):  # type: ignore[misc]
         """Say where the stores live; before the worker starts."""
         self.folder = folder
         self.stores: dict[int, Store] = {}
+        self._closing = threading.Lock()
         return self
 
     def open_partition(self, partition: int) -> Store:
@@ -43,13 +45,23 @@ class BatchedTable(faust.Table):  # type: ignore[misc]
 
     def close_partition(self, partition: int) -> None:
         """Close the store of a partition; nothing re-opens it but `open_partition`."""
-        store = self.stores.pop(partition, None)
-        if store is not None:
-            store.close()
+        with self._closing:
+            store = self.stores.pop(partition, None)
+            if store is not None:
+                store.close()
 
     def get_many(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of some keys of an owned partition."""
         return self._owned(partition).get_many(keys)
+
+    def peek_many(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        """`get_many` for another lane than the table's, from any thread; None where the store is closed.
+
+        For stores that are restored: a reader of changelogs may replace one.
+        """
+        with self._closing:
+            store = self.stores.get(partition)
+            return None if store is None else store.get_many(keys)
 
     def put_many(self, partition: int, rows: Sequence[Row], changelog_offset: int) -> None:
         """Write rows that the changelog has committed, and the offset of the last of them."""

@@ -25,7 +25,9 @@ from streams.datadir import claim
 from streams.destinations import require_destinations
 from streams.failpoint import Failpoint
 from streams.fold import Fold
+from streams.fresh_items import FreshItems, TableActivity
 from streams.health import attach_health
+from streams.item_activity import ItemActivityFold
 from streams.item_updates import ItemUpdatesFold
 from streams.lane import KafkaRim, Lane
 from streams.loop_watch import watch_loop
@@ -100,6 +102,7 @@ class Worker:
     failpoint: Failpoint
     lanes: list[Lane] = field(default_factory=list)
     follower: ModelFollower | None = None
+    fresh: FreshItems = field(default_factory=FreshItems)
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     @property
@@ -193,8 +196,11 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         web_router_enabled=False,
     )
     worker = Worker(deployment, settings, app, KafkaRim(deployment), Failpoint.parse(settings.failpoint))
-    items, users = ItemUpdatesFold(deployment), UserEventsFold(deployment)
-    worker.lanes = [_attach(worker, items), _attach(worker, users)]
+    items = ItemUpdatesFold(deployment, fresh=worker.fresh)
+    users, activity = UserEventsFold(deployment), ItemActivityFold(deployment, worker.fresh)
+    worker.lanes = [_attach(worker, fold) for fold in (items, users, activity)]
+    items.activity = _activity_of(worker.lanes[2])
+    worker.lanes[2].on_progress = worker.lanes[0].wake_partition
 
     def use_model(model: ItemModel) -> None:
         items.use_model(model)
@@ -207,6 +213,20 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
     app.task(worker.on_started)
     attach_health(app, worker)
     return worker
+
+
+def _activity_of(lane: Lane) -> TableActivity:
+    """What the item lane reads of the activity lane's table."""
+
+    def restored(number: int) -> bool:
+        partition = lane.partitions.get(number)
+        return partition is not None and partition.cursor is not None
+
+    def used(number: int) -> bool:
+        partition = lane.partitions.get(number)
+        return partition is None or partition.watermark is not None
+
+    return TableActivity(lane.tables["item_activity"], restored, used)
 
 
 def _attach(worker: Worker, fold: Fold) -> Lane:

@@ -1,6 +1,7 @@
 """The user lane: behaviours folded into one row per user, with chunks of older behaviours behind it (table `users`).
 
-One read and one write per user per batch; all arithmetic is in domain/user_state.py. A sweep goes over the rows of a
+One read and one write per user per batch; all arithmetic is in domain/user_state.py. What the fold accepts goes on to
+topic item-activity, to the partitions of the items, in the batch's transaction. A sweep goes over the rows of a
 partition, a page at a time between batches: it migrates rows whose features were declared otherwise, and deletes those
 of users idle for too long by the partition's clock.
 """
@@ -10,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from domain.activity_events import ActivityBatch, packed_activity
 from domain.feature_plan import PLAN, Plan
 from domain.migration import migrated
 from domain.sequence import held_chunks
-from domain.user_kernel import NEVER
+from domain.user_kernel import COUNTED, NEVER
 from domain.user_row import FINGERPRINT
-from domain.user_state import IDLE_MS, EventBatch, fold, open_chunks
+from domain.user_state import IDLE_MS, EventBatch, Folded, fold, open_chunks
 from domain.validation import check_user_event
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import WATERMARK_KEY, chunk_key, entity_id, entity_key
-from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
+from streams.fold import Outgoing, Piece, RebuildPlace, SourceRecord, TableReader, Writes
 from streams.intake import intake
 from streams.store import Row
 
@@ -73,7 +75,22 @@ class UserEventsFold:
                 "duplicate": folded.duplicates, "replayed": folded.replayed, "late": folded.late,
                 "expired": folded.expired, "migrated": len(moved),
             },
+            outgoing=self._activity(partition, topic_id, batch, folded),
         )  # fmt: skip
+
+    def _activity(self, partition: int, topic_id: int, batch: EventBatch, folded: Folded) -> list[Outgoing]:
+        """The batch's accepted events, one record for each partition of their items."""
+        accepted = batch.take(folded.verdicts == COUNTED)
+        events = ActivityBatch(accepted.item_id, accepted.event_time_ms, accepted.action)
+        key, encode = entity_key(partition), codec("item_activity").encode
+        record: dict[str, Any] = {
+            "source_topic_id": topic_id, "source_partition": partition,
+            "first_offset": int(accepted.offset[0]) if len(accepted) else 0, "next_offset": int(batch.offset[-1]) + 1,
+        }  # fmt: skip
+        return [
+            Outgoing("item-activity", target, key, encode({**record, "events": packed}))
+            for target, packed in packed_activity(accepted.offset, events, self._deployment.partitions).items()
+        ]
 
     def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
         """The sweep's next page, nothing where no sweep is due.

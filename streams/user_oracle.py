@@ -8,6 +8,7 @@ verdict, as in oracle.py. Decayed counts are compared to 1e-9, everything else e
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -190,6 +191,8 @@ class UsersOracle:
         #: Offsets of records that were not applied, and of those among them that today's settings would accept.
         self.refused: set[int] = set()
         self.acceptable_now: set[int] = set()
+        #: Counted events of the records that were applied, as rows of offset, item, event time, action code.
+        self.accepted = array("q")
 
     def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
         """Take the next record of the log."""
@@ -203,7 +206,9 @@ class UsersOracle:
             self.refused.add(record.offset)
             self.acceptable_now.add(record.offset)
             return
-        self.take(record.offset, event)
+        if self.take(record.offset, event) == "counted":
+            action = ACTION_CODES[event["action"]]
+            self.accepted.extend((record.offset, event["item_id"], event["event_time_ms"], action))
 
     def take(self, offset: int, event: UserEvent, topic_id: int | None = None) -> str:
         """Take a valid event; whether it was `counted`, `late`, `duplicate` or `replayed`."""

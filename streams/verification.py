@@ -3,7 +3,8 @@
 Per partition: the tables are read back from their changelogs up to a watermark row; that row says which source offset
 they reflect; the source log up to there goes through the plain oracle; rows are compared one by one. All tables of a
 lane are compared at the same cut, which exists because a batch is one transaction. Item vectors are recomputed with
-the model that each row names, and compared to a tolerance of bfloat16 rounding. Last, the stores on this machine are
+the model and the snapshot of activity that each row names, and compared to a tolerance of bfloat16 rounding. What the
+user lane sent to item-activity is compared with what it had to accept. Last, the stores on this machine are
 compared with the changelogs. Nothing waits for ever: a system that was stopped or crashed is verified like a live one.
 """
 
@@ -22,9 +23,13 @@ from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord
 from schemas.topics import all_topics
+from streams.activity_check import check_activity
+from streams.activity_history import ActivityHistory
 from streams.checkpoint import Checkpoint
+from streams.comparisons import ActivityComparison, Comparison, ItemsComparison, UsersComparison
 from streams.log_reader import LogReader
-from streams.partition_check import Lane, PartitionCheck, Progress
+from streams.partition_check import Lane, PartitionCheck, Recomputed
+from streams.source_replay import Progress, SourceReplay
 from streams.sources import source_topic_ids, topic_ids
 from streams.store_check import check_stores
 from streams.verdicts import Verdicts
@@ -32,7 +37,11 @@ from streams.verification_report import Report
 
 __all__ = ["Report", "verify"]
 
-_LANES: Final = (Lane("item-updates", ("items", "n2o_a")), Lane("user-events", ("users",)))
+_LANES: Final = (
+    Lane("item-updates", ("items", "n2o_a")),
+    Lane("user-events", ("users",)),
+    Lane("item-activity", ("item_activity",)),
+)
 
 
 async def verify(
@@ -49,18 +58,33 @@ async def verify(
     async with LogReader(deployment.bootstrap_servers) as reader:
         ids = await _topic_ids(deployment)
         models = await _published(reader, deployment)
+        history = ActivityHistory(reader, deployment, ids[deployment.topic("item-activity")], before, progress)
+        users: dict[int, Recomputed] = {}
         for lane in _LANES:
             verdicts = Verdicts(reader, deployment, lane.source)
             topic_id = ids[deployment.topic(lane.source)]
             for partition in range(deployment.partitions):
-                check = PartitionCheck(reader, deployment, lane, partition, topic_id, models, verdicts, progress)
+                comparison = _comparison(lane, deployment, partition, models, history)
+                replay = SourceReplay(reader, deployment, lane.source, partition, verdicts, progress)
+                check = PartitionCheck(reader, deployment, lane, partition, topic_id, comparison, replay)
                 report.add(await check.run(before, after))
+                if lane.source == "user-events" and check.recomputed is not None:
+                    users[partition] = check.recomputed
+        report.add(await check_activity(reader, deployment, users))
         if stores:
             progress("stores on this machine", 0)
             report.add(await check_stores(reader, deployment, ids))
     if report.equal and checkpoint is not None:
         checkpoint.verified_at_ms, checkpoint.partitions = after.verified_at_ms, after.partitions
     return report
+
+
+def _comparison(
+    lane: Lane, deployment: Deployment, partition: int, models: dict[int, Path], history: ActivityHistory
+) -> Comparison:
+    if lane.source == "item-updates":
+        return ItemsComparison(deployment, partition, models, history)
+    return UsersComparison(deployment) if lane.source == "user-events" else ActivityComparison(deployment)
 
 
 async def _topic_ids(deployment: Deployment) -> dict[str, int]:

@@ -23,6 +23,7 @@ class Coverage:
     current: int = 0
     other_models: int = 0
     missing: int = 0
+    awaiting_activity: int = 0
 
     def count(self, tag: int | None, newest: int | None) -> None:
         """Take a live item whose row is of the model with this version tag; None where it has no row."""
@@ -74,7 +75,7 @@ class Report:
             self.stores = (self.stores or {}) | other.stores
         for table, found in other.coverage.items():
             total = self.coverage.setdefault(table, Coverage(found.version))
-            for name in ("items", "current", "other_models", "missing"):
+            for name in ("items", "current", "other_models", "missing", "awaiting_activity"):
                 setattr(total, name, getattr(total, name) + getattr(found, name))
 
     @property

@@ -247,6 +247,10 @@ class SimulatedConsumer:
         """Where the next fetch begins."""
         return self._consumed_to
 
+    async def gap_behind(self, tp: Any) -> tuple[int, int]:
+        """The log has no markers."""
+        return self._consumed_to or 0, self._consumed_to or 0
+
     def fetch(self, most: int) -> FetchedBatch | None:
         """The next batch of the log; the position moves whether or not anybody gets it."""
         records = self._worker.broker.source[self._position : self._position + most]

@@ -1,7 +1,8 @@
 """Ranking the whole catalogue for some users, as a pre-ranker without retrieval would: what the best lists keep.
 
 A query is a held-out user as of its first held-out example; its candidates are all items that the catalogue held, not
-deleted, when the held-out time began; it wants the items of that user's held-out positives that are among them.
+deleted, when the held-out time began, with their activity up to then; it wants the items of that user's held-out
+positives that are among them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from domain.lsh import signs
 from models.aif import Batch
 from models.examples import Examples
 from models.history import History
+from models.item_history import ItemHistory
 from models.log import Log
 
 __all__ = ["FullCatalogue", "full_catalogue"]
@@ -33,6 +35,8 @@ class FullCatalogue:
 
     log: Log
     dimensions: Dimensions
+    activity: ItemHistory
+    start: int  #: log position at which the held-out time begins
     states: _Int  #: [Q] log position just before which each user is read
     rows: _Int  #: [N] the candidates' rows of the catalogue
     wanted: npt.NDArray[np.bool_]  #: [Q, N]
@@ -56,7 +60,13 @@ class FullCatalogue:
         at_ms = log.events.time_ms[states][:, None]
         behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, at_ms), -1)
         used = np.concatenate((rows, behaviour_rows.ravel()))
-        inputs = log.catalogue.inputs.take(used)
+        snapshots = np.concatenate(
+            (
+                self.activity.before(log.catalogue.item_id[rows], np.full(len(rows), self.start)),
+                self.activity.before(users.item_ids, states[:, None]).ravel(),
+            )
+        )
+        inputs = log.catalogue.inputs.take(used).with_activity(self.activity.features[snapshots])
         shape = len(states), len(rows)
         return Batch(
             item_ids=torch.from_numpy(log.catalogue.item_id[used]),
@@ -75,7 +85,9 @@ class FullCatalogue:
         )
 
 
-def full_catalogue(log: Log, dimensions: Dimensions, held_out: Examples, queries: int) -> FullCatalogue:
+def full_catalogue(
+    log: Log, dimensions: Dimensions, activity: ItemHistory, held_out: Examples, queries: int
+) -> FullCatalogue:
     """Up to `queries` users that want something in the held-out examples, evenly spread over user ids."""
     positive = held_out.labels > 0.5
     users, first = np.unique(log.events.user_id[held_out.positions], return_index=True)
@@ -94,4 +106,5 @@ def full_catalogue(log: Log, dimensions: Dimensions, held_out: Examples, queries
     asking = np.flatnonzero(wanted.any(1))
     if len(asking) > queries:
         asking = asking[np.linspace(0, len(asking) - 1, queries).astype(np.int64)]
-    return FullCatalogue(log, dimensions, held_out.states[first[asking]], rows, wanted[asking])
+    start = int(held_out.positions[0])
+    return FullCatalogue(log, dimensions, activity, start, held_out.states[first[asking]], rows, wanted[asking])

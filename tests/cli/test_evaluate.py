@@ -23,8 +23,14 @@ def test_a_run_is_written_and_read_again(mapping: Path, tmp_path: Path, monkeypa
     (log,) = found["logs"].values()
     assert (log["seeds"], log["negatives"]) == ([1, 2], "drawn")
     monkeypatch.setattr(evaluate, "_RECORDED", out)
-    assert json.loads(_aif("evaluate", "--json").stdout) == found
+    again = _aif("evaluate", "--json")
+    assert (json.loads(again.stdout), again.stderr) == (found, "")
     assert _aif("evaluate").stdout == (out / "results.md").read_text()
+
+    file = next(out.glob("*.json"))
+    log["dimensions"]["bridges"] += 1
+    file.write_text(json.dumps(log))
+    assert "other model inputs" in _aif("evaluate").stderr
 
 
 def test_what_cannot_be_asked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ def _run(*arguments: str):
 
 
 def test_describe_names_every_feature(tmp_path) -> None:
-    """Each declared feature with type and owner; without tables, freshness says that there are none."""
+    """Each declared feature with type and owner, and items' activity; without tables, no freshness."""
     lines = _run("describe", "--json", "--data-dir", str(tmp_path)).output.splitlines()
-    *declared, fresh = map(json.loads, lines)
+    *declared, activity, fresh = map(json.loads, lines)
+    assert activity["item_activity"]["windows"] == ["1h", "24h", "7d"]
     assert [each["name"] for each in declared] == [feature.name for feature in FEATURES]
     assert all(each["type"] and each["owner"] for each in declared)
     assert fresh == {"freshness": []}

@@ -143,7 +143,7 @@ def test_another_stride_is_refused(folder, manifest) -> None:
 
 def test_another_format_is_refused(manifest) -> None:
     """A manifest of a future format says so."""
-    content = json.loads(manifest.to_json()) | {"format": 2}
+    content = json.loads(manifest.to_json()) | {"format": 3}
     with pytest.raises(ArtifactError, match="format"):
         Manifest.from_json(json.dumps(content).encode())
 

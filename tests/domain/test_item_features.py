@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import item_update
 
+from domain.activity_row import ACTIVITY_FEATURES, Snapshots
 from domain.item_features import ITEM_NUMERIC, category_buckets, item_inputs
 from models.config import ModelConfig
 from schemas.errors import BadInput
@@ -83,3 +84,16 @@ def test_categories_spread_over_the_buckets() -> None:
     assert np.bincount(buckets, minlength=17)[0] == 0
     assert abs(np.bincount(buckets)[1:] - 1000).max() < 150
     assert not category_buckets(ids, np.zeros(len(ids), dtype=bool), 17).any()
+
+
+def test_activity_is_the_last_columns() -> None:
+    """A snapshot stands behind the catalogue's columns, which it does not change; without one there are zeros."""
+    rows = [_row(price=2.0), _row()]
+    activity = Snapshots.none(2)
+    activity.features[1] = np.arange(ACTIVITY_FEATURES)
+    plain, found = item_inputs(rows, _DIMS), item_inputs(rows, _DIMS, activity)
+    assert found.numeric.shape == (2, ITEM_NUMERIC)
+    np.testing.assert_array_equal(found.numeric[:, :-ACTIVITY_FEATURES], plain.numeric[:, :-ACTIVITY_FEATURES])
+    np.testing.assert_array_equal(found.numeric[:, -ACTIVITY_FEATURES:], activity.features)
+    assert not plain.numeric[:, -ACTIVITY_FEATURES:].any()
+    np.testing.assert_array_equal(plain.with_activity(activity.features).numeric, found.numeric)

@@ -20,7 +20,7 @@ def test_default_layout_is_as_documented() -> None:
     assert DEFAULT.stride == 256
     assert {name: DEFAULT.dtype.fields[name][1] for name in DEFAULT.dtype.names} == {
         "item_id": 0, "event_time_ms": 8, "source_topic_id": 16, "source_offset": 24, "version": 32,
-        "category_id": 40, "price": 48, "flags": 52, "signature": 56, "bridges": 64, "vector": 96,
+        "snapshot_ms": 40, "category_id": 48, "price": 56, "flags": 60, "signature": 64, "bridges": 72, "vector": 104,
     }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def test_bytes_of_a_record() -> None:
     raw = record.tobytes()
     assert struct.unpack_from("<q", raw, 0)[0] == -2
     assert struct.unpack_from("<Q", raw, 32)[0] == 0xFEDCBA9876543210
-    assert struct.unpack_from("<fI", raw, 48) == (2.5, 5)
+    assert struct.unpack_from("<fI", raw, 56) == (2.5, 5)
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.sampled_from([64, 128, 256]))

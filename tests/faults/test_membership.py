@@ -18,21 +18,21 @@ def test_a_standby_takes_over_without_restoring(deployment: Deployment, traffic:
     with running():
         for worker in (first, second):
             worker.start("--standby-replicas", "1")
-        second.wait_ready(partitions=2)
+        second.wait_ready(partitions=3)
         traffic.send(1_500)
         drained(deployment, first, second)
 
         def warm() -> bool:
             health = second.health()
-            return bool(health and len(health["standbys"]) == 2 and _behind(health) == 0)
+            return bool(health and len(health["standbys"]) == 3 and _behind(health) == 0)
 
         wait_for(warm, 30, lambda: f"standbys do not catch up: {second.health()}")
         time.sleep(1)
         first.kill()
-        second.wait_ready(partitions=4)
+        second.wait_ready(partitions=6)
         taken_over = [line for line in second.log_tail(200).splitlines() if " ready: " in line]
         restored = [int(line.split(" ready: ")[1].split()[0]) for line in taken_over]
-        assert len(restored) >= 4
+        assert len(restored) >= 6
         assert all(rows < 100 for rows in restored), taken_over
         traffic.send(300)
         drained(deployment, second)
@@ -47,14 +47,14 @@ def test_a_restart_with_an_instance_id_moves_no_partition(deployment: Deployment
     with running():
         first.start("--instance-id", "pod-0")
         second.start("--instance-id", "pod-1")
-        second.wait_ready(partitions=2)
-        first.wait_ready(partitions=2)
+        second.wait_ready(partitions=3)
+        first.wait_ready(partitions=3)
         traffic.send(400)
         drained(deployment, first, second)
         before = second.log_tail(500).count(" ready: ")
         first.kill()
         first.start("--instance-id", "pod-0")
-        first.wait_ready(partitions=2)
+        first.wait_ready(partitions=3)
         traffic.send(400)
         drained(deployment, first, second)
         assert second.log_tail(500).count(" ready: ") == before

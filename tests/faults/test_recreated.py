@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
-from fleet import Traffic, WorkerProcess, drained, running, verified, wait_for
-from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
-from kafka.errors import TopicAlreadyExistsError
+from fleet import Traffic, WorkerProcess, drained, recreate, running, verified
 
 from schemas.deployment import Deployment
 
@@ -26,7 +22,7 @@ def test_tables_of_a_recreated_topic_are_kept_until_told_and_then_made_anew(
         drained(deployment, worker)
         assert worker.stop() == 0
         for name in ("item-updates", "user-events"):
-            _recreate(deployment, name)
+            recreate(deployment, name)
         other = Traffic(deployment, seed=99)  # other users and items: rows of the old log must go, not linger
         other.send(60)
         worker.start()
@@ -45,21 +41,3 @@ def test_tables_of_a_recreated_topic_are_kept_until_told_and_then_made_anew(
         worker.start()  # without the flag: the tables are the new topic's now
         drained(deployment, worker)
         other.close()
-
-
-def _recreate(deployment: Deployment, name: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers)
-    topic = deployment.topic(name)
-    admin.delete_topics([topic])
-
-    def made() -> bool:
-        try:
-            configs = {"message.timestamp.type": "LogAppendTime"}
-            admin.create_topics([NewTopic(topic, deployment.partitions, 1, topic_configs=configs)])
-        except TopicAlreadyExistsError:  # deletion is not finished
-            return False
-        return True
-
-    wait_for(made, 30)
-    time.sleep(0.5)
-    admin.close()

@@ -24,17 +24,17 @@ def test_one_to_three_workers_and_back(deployment: Deployment, traffic: Traffic)
     others = [WorkerProcess(deployment, f"worker-{number}") for number in (1, 2)]
     traffic.send(1_000)
     with running(first):
-        first.wait_ready(partitions=6)
+        first.wait_ready(partitions=9)
         traffic.send(500)
         with running(*others):  # both join at once: the second rebalance interrupts the first's take-overs
             traffic.send(500)
             for worker in (first, *others):
-                worker.wait_ready(partitions=2)
+                worker.wait_ready(partitions=3)
             traffic.send(500)
             drained(deployment, first, *others)
             for worker in others:
                 assert worker.stop() == 0
-        first.wait_ready(partitions=6)
+        first.wait_ready(partitions=9)
         traffic.send(300)
         drained(deployment, first)
         verified(deployment)

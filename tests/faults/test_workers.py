@@ -39,7 +39,7 @@ def test_partitions_that_move_between_workers_lose_nothing(deployment: Deploymen
         for _ in range(4):
             traffic.send(600)
             second.start()
-            second.wait_ready(partitions=2)
+            second.wait_ready(partitions=3)
             traffic.send(600)
             assert second.stop() == 0
         drained(deployment, first)
@@ -50,10 +50,10 @@ def test_a_worker_frozen_past_its_session_is_fenced(deployment: Deployment, traf
     """A worker stopped by SIGSTOP until others own its partitions, then woken, ends itself and harms nothing."""
     first, second = WorkerProcess(deployment), WorkerProcess(deployment, "worker-1")
     with running(first, second):
-        second.wait_ready(partitions=2)
+        second.wait_ready(partitions=3)
         traffic.send(1_500)
         first.signal(signal.SIGSTOP)
-        second.wait_ready(partitions=4)
+        second.wait_ready(partitions=6)
         traffic.send(500)
         drained(deployment, second)
         first.signal(signal.SIGCONT)

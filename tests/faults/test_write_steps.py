@@ -37,7 +37,7 @@ def test_a_worker_frozen_just_before_its_transaction_is_fenced(deployment: Deplo
     frozen, other = WorkerProcess(deployment), WorkerProcess(deployment, "worker-1")
     traffic.send(200)
     with running(other):
-        other.wait_ready(partitions=4)
+        other.wait_ready(partitions=6)
         drained(deployment, other)
         with running():
             frozen.start("--failpoint", "stop:folded:2")
@@ -47,7 +47,7 @@ def test_a_worker_frozen_just_before_its_transaction_is_fenced(deployment: Deplo
                 if _stopped(frozen):
                     break
             assert _stopped(frozen), frozen.log_tail()
-            other.wait_ready(partitions=4)
+            other.wait_ready(partitions=6)
             traffic.send(200)
             drained(deployment, other)
             frozen.signal(signal.SIGCONT)

@@ -91,7 +91,7 @@ def system(
                 system.send(entries[-30:])
                 # Published while the worker still applies the log, as it happens.
                 publish(deployment, str(first_model.exported.folder))
-                system.worker.wait_ready(2 * deployment.partitions)
+                system.worker.wait_ready(3 * deployment.partitions)
                 system.settle()
                 wait_for(lambda: (system.server.ready() or {}).get("model_version") == first_model.version, 60)
                 yield system

@@ -11,6 +11,7 @@ import torch
 from integration.shop import Shop
 from torch import Tensor
 
+from domain.activity_row import Snapshots
 from domain.item_features import item_inputs
 from domain.lsh import hyperplanes
 from models.aif import AIF, served, tier_histogram
@@ -19,14 +20,18 @@ __all__ = ["Recompute", "signature_of"]
 
 
 class Recompute:
-    """Item vectors of a shop as it is now, and scores over them. Row 0 stands for an item of which nothing is known."""
+    """Item vectors of a shop as it is now, with the activity that its system has settled on, and scores over them.
+
+    Row 0 stands for an item of which nothing is known.
+    """
 
     def __init__(self, model: AIF, shop: Shop) -> None:
         self._model, self._shop, self._dims = model.eval(), shop, model.config.dimensions
         updates: list[Any] = list(shop.items.values())
         self._row = {update["item_id"]: row for row, update in enumerate(updates, 1)}
         self._deleted = {update["item_id"] for update in updates if update["op"] == "delete"}
-        inputs = item_inputs(updates, self._dims)
+        activity = Snapshots.of([shop.activity.get(update["item_id"]) for update in updates])
+        inputs = item_inputs(updates, self._dims, activity)
         signs = [signature_of(update["embedding"], model) * 2.0 - 1 for update in updates]
         has = torch.tensor([[float(update["embedding"] is not None)] for update in updates])
         with torch.no_grad():

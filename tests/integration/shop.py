@@ -24,6 +24,8 @@ class Shop:
 
     def __init__(self) -> None:
         self.items: dict[int, ItemUpdate] = {}
+        #: Rows of table item_activity that the system has settled on, by item: `aif verify` is their oracle.
+        self.activity: dict[int, Any] = {}
         self.users: dict[int, list[UserEvent]] = {}
         self._seen: set[int] = set()
 

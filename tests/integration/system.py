@@ -14,9 +14,11 @@ from fleet import WorkerProcess, drained, free_port, wait_for
 from integration.shop import Shop
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from domain.activity_row import Snapshots
 from producers.sender import Sender
 from schemas.codec import codec
 from schemas.deployment import Deployment
+from schemas.ids import entity_id
 
 __all__ = ["ServerProcess", "System"]
 
@@ -97,8 +99,9 @@ class System:
             producer.close()
 
     def settle(self) -> None:
-        """Wait until the worker has applied all that was sent and the server all that the worker wrote."""
+        """Wait until the worker has applied all that was sent, vectors included, and the server all that it wrote."""
         drained(self.deployment, self.worker)
+        wait_for(self._followed, 60, lambda: "item vectors do not follow what users do")
         since_s = time.monotonic()
 
         def current() -> bool:
@@ -107,6 +110,19 @@ class System:
             return age_ms is not None and asked_s - age_ms / 1000 > since_s
 
         wait_for(current, 30, lambda: f"the server does not catch up: {self.server.ready()}")
+
+    def _followed(self) -> bool:
+        """Whether every vector is made with its item's newest snapshot; notes those for the shop."""
+        rows, vectors = self.newest("item_activity"), self.newest("n2o_a")
+        decode, decode_vector = codec("item_activity_row").decode, codec("n2o_row").decode
+        self.shop.activity = {entity_id(key): decode(value) for key, value in rows.items() if len(key) == 8}
+        named = {
+            entity_id(key): int.from_bytes(decode_vector(value)["record"][40:48], "little", signed=True)
+            for key, value in vectors.items()
+            if len(key) == 8
+        }
+        newest = Snapshots.of([self.shop.activity.get(item) for item in named]).made_ms.tolist()
+        return newest == list(named.values())
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -136,6 +152,10 @@ class System:
                 for records in consumer.poll(timeout_ms=200).values():
                     found += records
         return found
+
+    def newest(self, table: str) -> dict[bytes, bytes]:
+        """The newest value of every key of a table's changelog."""
+        return {record.key: record.value for record in self.records(self.deployment.changelog(table))}
 
     def dead_letters(self, source: str) -> list[Any]:
         """All dead letters of a source topic."""

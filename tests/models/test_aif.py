@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from domain.bf16 import from_bf16, to_bf16
+from domain.item_features import ITEM_NUMERIC
 from models.aif import AIF, UserPhase, served, tier_histogram
 from models.config import ModelConfig
 
@@ -68,7 +69,7 @@ def test_folded_form_equals_direct_formula(config: ModelConfig) -> None:
 def test_one_bridge_makes_bea_blind_to_items(config: ModelConfig) -> None:
     """With a single bridge all bridge weights are 1, so the bridged user no longer depends on the item."""
     model = _model(dataclasses.replace(config, bridges=1))
-    _, weights = model.tower(torch.randn(7, config.embedding_dim), torch.arange(7), torch.randn(7, 8))
+    _, weights = model.tower(torch.randn(7, config.embedding_dim), torch.arange(7), torch.randn(7, ITEM_NUMERIC))
     assert (weights == 1).all()
 
 
@@ -77,7 +78,7 @@ def test_equal_bridges_make_bea_blind_to_items(config: ModelConfig) -> None:
     model, users = _model(config), _users(config)
     with torch.no_grad():
         model.tower.bridges[:] = model.tower.bridges[0]
-    _, weights = model.tower(torch.randn(6, config.embedding_dim), torch.arange(6), torch.randn(6, 8))
+    _, weights = model.tower(torch.randn(6, config.embedding_dim), torch.arange(6), torch.randn(6, ITEM_NUMERIC))
     crossed = weights @ model.user(**users)[1][0]
     torch.testing.assert_close(crossed, crossed[:1].expand_as(crossed))
 

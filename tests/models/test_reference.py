@@ -6,7 +6,10 @@ import numpy as np
 import onnxruntime
 import torch
 
+from domain.activity_events import ActivityBatch
+from domain.activity_row import ACTIVITY_FEATURES, Snapshots
 from domain.artifact import HEAD, USER_PHASE
+from domain.item_activity import fold as fold_items
 from domain.lsh import hyperplanes, signatures
 from domain.user_features import user_inputs
 from domain.user_state import EventBatch, fold
@@ -34,11 +37,10 @@ def _item_row(update: ItemUpdate, config: ModelConfig) -> ItemRow:
 def test_the_artifact_scores_as_training_did(
     trained: Trained, exported: Exported, entries: list[tuple[str, Any]], log: Log, config: ModelConfig
 ) -> None:
-    """Folded user rows, N2O records, the ONNX user phase and the formula give the probabilities of the torch model."""
+    """Folded user rows, N2O records with activity, the ONNX user phase and the formula score as the torch model."""
     dims, layout = config.dimensions, config.dimensions.layout
     tower = LoadedTower.open(exported.folder, exported.manifest)
     rows = [_item_row(record, config) for kind, record in entries if kind == "item"]
-    records = n2o_records(rows, tower, layout, exported.manifest.version_tag)
     session = onnxruntime.InferenceSession(exported.folder / USER_PHASE, providers=["CPUExecutionProvider"])
     with np.load(exported.folder / HEAD) as archive:
         head = dict(archive)
@@ -48,12 +50,16 @@ def test_the_artifact_scores_as_training_did(
     with torch.inference_mode():
         expected = torch.sigmoid(trained.model(batch)).numpy()  # [B, C]
     items = log.catalogue.item_id[_rows_of(log, batch)]
+    interval_ms = config.reembed_interval_ms
 
     events = [record for kind, record in entries if kind == "user"]
     for place, position in enumerate(examples.positions.tolist()):
         event = events[position]
-        earlier = events[:position]
-        heads = fold({}, EventBatch.of(range(position), earlier), topic_id=1).heads
+        earlier = EventBatch.of(range(position), events[:position])
+        heads = fold({}, earlier, topic_id=1).heads
+        activity = fold_items({}, ActivityBatch(earlier.item_id, earlier.event_time_ms, earlier.action), interval_ms)
+        snapshots = Snapshots.of([activity.rows.get(row["item_id"]) for row in rows])
+        records = n2o_records(rows, snapshots, tower, layout, exported.manifest.version_tag)
         users = user_inputs([heads.get(event["user_id"])], np.array([event["event_time_ms"]]), dims)
         feed = user_feed(users, records, dims)
         bias, bridge_weight, signature_weight = session.run(list(USER_OUTPUTS), feed)
@@ -68,5 +74,6 @@ def _rows_of(log: Log, batch: Any) -> Any:
     """Catalogue rows of a batch's candidates ([B, C]): the planted catalogue has distinct inputs per row."""
     ours = np.concatenate([log.catalogue.inputs.embedding, log.catalogue.inputs.numeric], axis=1)
     theirs = np.concatenate([batch.embedding.numpy(), batch.numeric.numpy()], axis=1)
+    ours, theirs = ours[:, :-ACTIVITY_FEATURES], theirs[:, :-ACTIVITY_FEATURES]  # the catalogue has no activity
     match = (ours[None] == theirs[:, None]).all(-1).argmax(axis=1)
     return match[batch.candidates.numpy()]

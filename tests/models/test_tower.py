@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from domain.activity_row import ACTIVITY_FEATURES, Snapshots
 from domain.artifact import ITEM_TOWER
 from domain.bf16 import to_bf16
 from domain.item_features import item_inputs
@@ -34,6 +35,16 @@ def rows(entries: list[tuple[str, Any]], exported: Exported) -> list[ItemRow]:
     return [_row(updates[place % len(updates)], place, exported.manifest.signature_version) for place in range(400)]
 
 
+@pytest.fixture(scope="module")
+def activity(rows: list[ItemRow]) -> Snapshots:
+    """What users did to the items, nothing to every third."""
+    snapshots, random = Snapshots.none(len(rows)), np.random.default_rng(3)
+    some = np.arange(len(rows)) % 3 > 0
+    snapshots.made_ms[some] = 5_000 + np.flatnonzero(some)
+    snapshots.features[some] = random.random((int(some.sum()), ACTIVITY_FEATURES), dtype=np.float32) * 5
+    return snapshots
+
+
 def _row(update: Any, place: int, signature_version: str) -> ItemRow:
     fields = {name: update[name] for name in update if name not in ("event_id", "op")}
     return {  # type: ignore[typeddict-item]
@@ -48,7 +59,9 @@ def _row(update: Any, place: int, signature_version: str) -> ItemRow:
     }
 
 
-def test_exported_tower_equals_torch(trained: Trained, tower: LoadedTower, rows: list[ItemRow]) -> None:
+def test_exported_tower_equals_torch(
+    trained: Trained, tower: LoadedTower, rows: list[ItemRow], activity: Snapshots
+) -> None:
     """The exported program gives the model's vectors and bridge weights, the last incomplete chunk included."""
     inputs = item_inputs(rows, tower.manifest.dimensions)
     vectors, bridges = tower(inputs)
@@ -62,19 +75,22 @@ def test_exported_tower_equals_torch(trained: Trained, tower: LoadedTower, rows:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 399), max_size=300))
-def test_a_record_does_not_depend_on_its_batch(tower: LoadedTower, rows: list[ItemRow], chosen: list[int]) -> None:
+def test_a_record_does_not_depend_on_its_batch(
+    tower: LoadedTower, rows: list[ItemRow], activity: Snapshots, chosen: list[int]
+) -> None:
     """Records of any selection of rows, in any order, are byte for byte those of the whole batch."""
     layout = tower.manifest.dimensions.layout
-    whole = n2o_records(rows, tower, layout, 5).tobytes()
-    found = n2o_records([rows[place] for place in chosen], tower, layout, 5).tobytes()
+    whole = n2o_records(rows, activity, tower, layout, 5).tobytes()
+    found = n2o_records([rows[place] for place in chosen], activity.take(chosen), tower, layout, 5).tobytes()
     assert found == b"".join(whole[place * layout.stride : (place + 1) * layout.stride] for place in chosen)
 
 
-def test_records_carry_their_rows(tower: LoadedTower, rows: list[ItemRow]) -> None:
+def test_records_carry_their_rows(tower: LoadedTower, rows: list[ItemRow], activity: Snapshots) -> None:
     """Every field of a record is that of its row, and flags say which of them mean something."""
     dims = tower.manifest.dimensions
-    records = n2o_records(rows, tower, dims.layout, tower.manifest.version_tag)
-    vectors, bridges = tower(item_inputs(rows, dims))
+    records = n2o_records(rows, activity, tower, dims.layout, tower.manifest.version_tag)
+    vectors, bridges = tower(item_inputs(rows, dims, activity))
+    assert records["snapshot_ms"].tolist() == activity.made_ms.tolist()
     np.testing.assert_array_equal(records["vector"], to_bf16(vectors))
     np.testing.assert_array_equal(records["bridges"], to_bf16(bridges))
     assert (records["version"] == tower.manifest.version_tag).all()
@@ -93,13 +109,13 @@ def test_records_carry_their_rows(tower: LoadedTower, rows: list[ItemRow]) -> No
 
 def test_no_rows_are_no_records(tower: LoadedTower) -> None:
     """An empty batch gives an empty array."""
-    assert len(n2o_records([], tower, tower.manifest.dimensions.layout, 1)) == 0
+    assert len(n2o_records([], Snapshots.none(0), tower, tower.manifest.dimensions.layout, 1)) == 0
 
 
 def test_a_foreign_signature_is_left_out(tower: LoadedTower, rows: list[ItemRow]) -> None:
     """A signature of other hyperplanes does not compare, so the record has none."""
     foreign: ItemRow = {**rows[1], "signature_version": "srp-other"}
-    record = n2o_records([foreign], tower, tower.manifest.dimensions.layout, 1)[0]
+    record = n2o_records([foreign], Snapshots.none(1), tower, tower.manifest.dimensions.layout, 1)[0]
     assert not record["flags"] & Flag.HAS_SIGNATURE
     assert not record["signature"].any()
 
@@ -108,7 +124,7 @@ def test_an_embedding_of_another_model_is_refused(tower: LoadedTower, rows: list
     """A row whose embedding has another length than the model's stops the batch, with both lengths."""
     wrong: ItemRow = {**rows[1], "embedding": bytes(12)}
     with pytest.raises(BadInput, match="12 bytes, the model expects 64"):
-        n2o_records([wrong], tower, tower.manifest.dimensions.layout, 1)
+        n2o_records([wrong], Snapshots.none(1), tower, tower.manifest.dimensions.layout, 1)
 
 
 def test_a_pickle_in_the_archive_is_never_loaded(exported: Exported, tmp_path: Path) -> None:

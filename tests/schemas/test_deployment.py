@@ -23,9 +23,9 @@ def test_every_field_has_a_variable() -> None:
     env = {
         "AIF_BOOTSTRAP_SERVERS": "a:1,b:2", "AIF_PREFIX": "eu.", "AIF_PARTITIONS": "12", "AIF_REPLICATION_FACTOR": "3",
         "AIF_EMBEDDING_DIM": "32", "AIF_SIGNATURE_BITS": "128", "AIF_SIGNATURE_SEED": "-1",
-        "AIF_FUTURE_TOLERANCE_MS": "0", "AIF_CLOCK": "wall", "AIF_DATA_DIR": "/var/aif",
+        "AIF_FUTURE_TOLERANCE_MS": "0", "AIF_REEMBED_INTERVAL_S": "60", "AIF_CLOCK": "wall", "AIF_DATA_DIR": "/var/aif",
     }  # fmt: skip
-    expected = Deployment("a:1,b:2", "eu.", 12, 3, 32, 128, -1, 0, "wall", Path("/var/aif"))
+    expected = Deployment("a:1,b:2", "eu.", 12, 3, 32, 128, -1, 0, 60, "wall", Path("/var/aif"))
     assert Deployment.from_env(env) == expected
     assert env.keys() == {f"AIF_{each.name.upper()}" for each in fields(Deployment)}
     for each in fields(Deployment):
@@ -49,6 +49,7 @@ def test_overrides_win_unless_none() -> None:
         ("AIF_SIGNATURE_BITS", "0"),
         ("AIF_SIGNATURE_BITS", "100"),
         ("AIF_CLOCK", "sundial"),
+        ("AIF_REEMBED_INTERVAL_S", "-1"),
         ("AIF_SIGNATURE_SEED", ""),
     ],
 )
@@ -82,3 +83,9 @@ def test_settings_are_frozen() -> None:
     """Nobody changes a setting after the start."""
     with pytest.raises(FrozenInstanceError):
         Deployment().partitions = 5  # type: ignore[misc]
+
+
+def test_snapshots_are_an_interval_apart() -> None:
+    """The interval between snapshots is the setting in ms, and never 0: the time of a snapshot is its name."""
+    assert Deployment(reembed_interval_s=600).reembed_interval_ms == 600_000
+    assert Deployment(reembed_interval_s=0).reembed_interval_ms == 1

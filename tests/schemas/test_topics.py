@@ -29,9 +29,9 @@ def test_names_are_unique() -> None:
 
 
 def test_every_schema_travels_somewhere() -> None:
-    """A schema is some topic's, or of chunks behind a table's rows, or the watermark row of every changelog."""
-    chunks = {table.chunk_schema for table in TABLES.values()} - {None}
-    assert {topic.schema for topic in all_topics()} | chunks | {"watermark"} == set(schema_names())
+    """A schema is some topic's, or of rows behind or beside a table's own, or the watermark row of every changelog."""
+    beside = {schema for table in TABLES.values() for schema in (table.chunk_schema, table.source_schema) if schema}
+    assert {topic.schema for topic in all_topics()} | beside | {"watermark"} == set(schema_names())
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
@@ -39,7 +39,7 @@ def test_a_table_is_partitioned_as_its_source(table) -> None:
     """A table's changelog has its source's key and partition count, is compacted, and never expires."""
     source = TOPICS[table.source]
     changelog = next(topic for topic in all_topics() if topic.name == changelog_topic(table.name))
-    assert (changelog.key, changelog.partitions) == (source.key, source.partitions)
+    assert (changelog.key, changelog.partitions) == (source.partitioned_by or source.key, source.partitions)
     assert (changelog.cleanup, changelog.retention_ms) == ("compact", None)
     assert changelog.schema == table.schema
 

@@ -9,7 +9,9 @@ from collections import Counter
 import pytest
 from simulation import Broker, MemoryStore, Record, Worker
 
+from schemas.codec import codec
 from schemas.ids import WATERMARK_KEY
+from streams.fold import Piece, RebuildPlace
 
 
 async def _schedule(seed: int) -> Broker:
@@ -138,3 +140,70 @@ def test_a_batch_that_arrives_while_the_partition_looks_for_work_is_not_slept_ov
         return cursor.expected if cursor else -1
 
     assert asyncio.run(scenario()) == 3
+
+
+def test_a_wake_up_during_a_look_for_work_is_not_slept_over() -> None:
+    """Woken while it looks for something to rebuild and finds nothing, a partition looks again at once."""
+
+    async def scenario() -> int:
+        worker, looks = Worker(Broker(), {}, random.Random(0)), 0
+
+        def rebuild(partition: int, tables: object, at: RebuildPlace) -> Piece:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                worker.lane.wake_partition(partition)
+                worker.lane.wake_partition(partition + 1)  # not owned
+            return Piece(None, at, more=False)
+
+        worker.lane.fold.rebuild = rebuild  # type: ignore[method-assign]
+        await worker.assigned(True)
+        for _ in range(500):
+            await asyncio.sleep(0)
+        await worker.bury()
+        return looks
+
+    assert asyncio.run(scenario()) == 2
+
+
+def test_progress_is_told_when_ready_and_after_each_batch() -> None:
+    """`on_progress` hears of a partition that is ready, and of every batch once its tables show it."""
+
+    async def scenario() -> list[int]:
+        broker = Broker(source=[Record(offset, b"key", b"") for offset in range(3)])
+        worker, heard = Worker(broker, {}, random.Random(0)), []
+        worker.lane.on_progress = lambda number: heard.append(
+            len(worker.lane.tables["counts"].stores[number].rows)  # type: ignore[arg-type]
+        )
+        await worker.assigned(True)
+        for _ in range(500):
+            await asyncio.sleep(0)
+        batch = worker.consumer.fetch(10)
+        assert batch is not None
+        worker.lane.offer(batch)
+        for _ in range(500):
+            await asyncio.sleep(0)
+        await worker.bury()
+        return heard
+
+    assert asyncio.run(scenario()) == [0, 2]
+
+
+def test_offsets_without_records_are_passed_only_where_all_before_is_applied() -> None:
+    """Markers behind the last record move the watermark, once; a gap that begins elsewhere moves nothing."""
+
+    async def scenario() -> list[int]:
+        broker = Broker()
+        worker, found = Worker(broker, {}, random.Random(0)), []
+        await worker.assigned(True)
+        for _ in range(500):
+            await asyncio.sleep(0)
+        partition = worker.lane.partitions[0]
+        for begin, end in ((1, 9), (0, 0), (0, 2), (0, 5)):
+            await partition.pass_over(begin, end)
+            found.append(partition.cursor.expected if partition.cursor else -1)
+        found.append(codec("watermark").decode(broker.table("counts-changelog")[WATERMARK_KEY])["next_source_offset"])
+        await worker.bury()
+        return [*found, broker.transactions]
+
+    assert asyncio.run(scenario()) == [0, 0, 2, 2, 2, 1]

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from domain.activity_row import NO_SNAPSHOT, Snapshots
 from models.aif import AIF
 from models.config import ModelConfig
 from models.export import export
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import entity_key
-from streams.fold import REBUILD_START, Writes
+from streams.fold import REBUILD_START, Piece, Writes
+from streams.fresh_items import FreshItems
 from streams.item_updates import ItemUpdatesFold
 from streams.rollout import ItemModel
 
@@ -119,3 +122,86 @@ def test_a_partition_taken_back_is_looked_at_from_the_start(models: list[ItemMod
     _rebuild(fold, tables)
     del tables.rows["n2o_a"][entity_key(2)]
     assert _rebuild(fold, tables) == 1
+
+
+# -- snapshots of activity ---------------------------------------------------------------------------------------------
+
+
+class Activity:
+    """An activity table in memory: a time of the snapshot by key; closed where `open` is false."""
+
+    def __init__(self) -> None:
+        self.made_ms: dict[bytes, int] = {}
+        self.open = True
+
+    def __call__(self, partition: int, keys: Sequence[bytes]) -> Snapshots | None:
+        """ActivityReader."""
+        found = Snapshots.none(len(keys))
+        found.made_ms[:] = [self.made_ms.get(key, NO_SNAPSHOT) for key in keys]
+        found.features[:] = np.maximum(found.made_ms, 0)[:, None] / 100
+        return found if self.open else None
+
+
+def _named(tables: Tables) -> dict[int, int]:
+    """Snapshots that the records name, by item."""
+    layout = ModelConfig.of(DEPLOYMENT).dimensions.layout
+    values = tables.rows["n2o_a"].values()
+    records = [np.frombuffer(codec("n2o_row").decode(value)["record"], layout.dtype)[0] for value in values]
+    return {int(record["item_id"]): int(record["snapshot_ms"]) for record in records}
+
+
+def _world(model: ItemModel, items: int) -> tuple[ItemUpdatesFold, Tables, Activity, FreshItems]:
+    activity, fresh, tables = Activity(), FreshItems(), Tables()
+    fold = ItemUpdatesFold(DEPLOYMENT, activity, fresh)
+    fold.use_model(model)
+    tables.write(fold.fold(0, TOPIC_ID, [_update(item, item) for item in range(items)], tables))
+    return fold, tables, activity, fresh
+
+
+def test_an_announced_item_is_made_again_once_its_snapshot_shows(models: list[ItemModel]) -> None:
+    """Announced before the table shows it, an item waits, is made with that very snapshot, and not a second time."""
+    fold, tables, activity, fresh = _world(models[0], 3)
+    _rebuild(fold, tables)
+    assert _named(tables) == dict.fromkeys(range(3), NO_SNAPSHOT)
+    at = (models[0].version, entity_key(2))  # the scan is through
+    fresh.announce(0, {entity_key(1): 500})
+    fresh.announce(1, {entity_key(2): 500})
+    assert fold.rebuild(0, tables, at).writes is None
+    activity.made_ms[entity_key(1)] = 500
+    before = dict(tables.rows["n2o_a"])
+    piece = fold.rebuild(0, tables, at)
+    assert piece.more and piece.at == at and piece.writes is not None and tables.write(piece.writes) == 1
+    assert _named(tables) == {0: NO_SNAPSHOT, 1: 500, 2: NO_SNAPSHOT}
+    assert before[entity_key(1)] != tables.rows["n2o_a"][entity_key(1)]
+    assert fold.rebuild(0, tables, at).writes is None and not fresh.some(0, 9) and fresh.some(1, 9)
+
+
+def test_a_scan_finds_snapshots_that_nobody_announced(models: list[ItemModel]) -> None:
+    """After a crash between an activity batch and the records that follow it, the scan makes exactly those again."""
+    fold, tables, activity, _ = _world(models[0], 5)
+    activity.made_ms = {entity_key(1): 700, entity_key(4): 800, entity_key(9): 900}
+    assert _rebuild(fold, tables) == 2
+    assert _named(tables) == {0: NO_SNAPSHOT, 1: 700, 2: NO_SNAPSHOT, 3: NO_SNAPSHOT, 4: 800}
+    assert _rebuild(fold, tables) == 0
+
+
+def test_activity_that_cannot_be_read_is_caught_up_with(models: list[ItemModel]) -> None:
+    """While the activity table is closed updates are embedded without it and the scan waits; then it finds them."""
+    fold, tables, activity, fresh = _world(models[0], 1)
+    activity.made_ms, activity.open = {entity_key(0): 700, entity_key(1): 700}, False
+    tables.write(fold.fold(0, TOPIC_ID, [_update(7, 1)], tables))
+    fresh.announce(0, {entity_key(0): 700})
+    assert fold.rebuild(0, tables, REBUILD_START) == Piece(None, REBUILD_START, more=False)
+    assert _named(tables) == {0: NO_SNAPSHOT, 1: NO_SNAPSHOT}
+    activity.open = True
+    assert _rebuild(fold, tables) == 2
+    assert _named(tables) == {0: 700, 1: 700}
+
+
+def test_an_update_is_embedded_with_the_snapshot_that_stands(models: list[ItemModel]) -> None:
+    """A catalogue update reads the item's snapshot and leaves nothing stale behind."""
+    fold, tables, activity, _ = _world(models[0], 2)
+    activity.made_ms = {entity_key(0): 700}
+    tables.write(fold.fold(0, TOPIC_ID, [_update(7, 0), _update(8, 1)], tables))
+    assert _named(tables) == {0: 700, 1: NO_SNAPSHOT}
+    assert _rebuild(fold, tables) == 0

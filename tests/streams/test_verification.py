@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -19,6 +20,8 @@ from kafka import KafkaProducer
 
 from cli.main import main
 from cli.verify import report_lines
+from domain.activity_events import ACTIVITY_DTYPE
+from domain.activity_row import ACTIVITY_FEATURES, Snapshots
 from models.aif import AIF
 from models.config import ModelConfig
 from models.export import export
@@ -27,10 +30,13 @@ from schemas.deployment import Deployment
 from schemas.errors import BadInput, Unavailable
 from schemas.ids import WATERMARK_KEY, chunk_key, entity_key
 from schemas.records import Watermark
+from streams.activity_oracle import ActivityOracle
 from streams.changelog import ChangelogWriter
 from streams.changelog_rows import RowsAtCut, RowsAtOffset
+from streams.checkpoint import Checkpoint
 from streams.datadir import claim
 from streams.fold import Fold
+from streams.item_activity import ItemActivityFold
 from streams.item_updates import ItemUpdatesFold
 from streams.log_reader import LogReader
 from streams.rollout import ItemModel
@@ -182,13 +188,16 @@ class World:
 
     def __init__(self, deployment: Deployment, sender: AIOKafkaProducer) -> None:
         self.deployment, self._sender = deployment, sender
-        self._ids = source_topic_ids(deployment, map(deployment.topic, ("item-updates", "user-events")))
-        self.items, users = ItemUpdatesFold(deployment), UserEventsFold(deployment)
-        self._folds: dict[str, Fold] = {"item-updates": self.items, "user-events": users}
+        self._ids = source_topic_ids(
+            deployment, map(deployment.topic, ("item-updates", "user-events", "item-activity"))
+        )
+        self.items = ItemUpdatesFold(deployment, self._activity)
+        users, activity = UserEventsFold(deployment), ItemActivityFold(deployment)
+        self._folds: dict[str, Fold] = {"item-updates": self.items, "user-events": users, "item-activity": activity}
         folder = deployment.data_dir / "tables" / "w"
         self.lock = claim(folder, deployment)
-        self.stores = {name: Store(folder / f"{name}-0.db") for name in ("items", "n2o_a", "users")}
-        self._next = {"item-updates": 0, "user-events": 0}
+        self.stores = {name: Store(folder / f"{name}-0.db") for name in ("items", "n2o_a", "users", "item_activity")}
+        self._next = dict.fromkeys(self._folds, 0)
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """TableReader."""
@@ -198,12 +207,29 @@ class World:
         """TableReader."""
         return self.stores[table].entity_keys(after, limit)
 
+    def _activity(self, partition: int, keys: Sequence[bytes]) -> Snapshots:
+        """ActivityReader."""
+        rows = self.get_many("item_activity", keys)
+        return Snapshots.of([None if row is None else codec("item_activity_row").decode(row) for row in rows])
+
     async def fold(self, source: str, *sent: tuple[bytes, bytes]) -> dict[Any, list[Any]]:
         """Send records and fold them: the rows of the batch by destination, the watermark last."""
         topic, records = self.deployment.topic(source), []
         for key, value in sent:
             at = await self._sender.send_and_wait(topic, value, key, partition=0)
             records.append(Record(at.offset, key, value, at.timestamp))
+        return self._folded(source, records)
+
+    async def fold_activity(self) -> dict[Any, list[Any]]:
+        """Fold what the user lane has sent on."""
+        tp, source = TopicPartition(self.deployment.topic("item-activity"), 0), "item-activity"
+        async with LogReader(self.deployment.bootstrap_servers) as reader:
+            end = (await reader.bounds(tp)).committed
+            found = [Record(r.offset, r.key, r.value, r.timestamp) async for r in reader.records(tp, 0, end)]
+        return self._folded(source, [record for record in found if record.offset >= self._next[source]])
+
+    def _folded(self, source: str, records: list[Record]) -> dict[Any, list[Any]]:
+        topic = self.deployment.topic(source)
         fold = self._folds[source]
         writes = fold.fold(0, self._ids[topic], records, self)
         self._next[source] = records[-1].offset + 1
@@ -212,6 +238,8 @@ class World:
         rows = {(self.deployment.changelog(table), 0): [*writes.rows.get(table, ()), encoded] for table in fold.tables}
         if writes.dead_letters:
             rows[self.deployment.dead_letters(source), 0] = writes.dead_letters
+        for topic, partition, key, value in writes.outgoing:
+            rows.setdefault((self.deployment.topic(topic), partition), []).append((key, value))
         return rows
 
     async def commit(self, source: str, rows: dict[Any, list[Any]]) -> None:
@@ -228,6 +256,13 @@ class World:
     async def apply(self, source: str, *sent: tuple[bytes, bytes]) -> None:
         """A whole batch."""
         await self.commit(source, await self.fold(source, *sent))
+
+    async def publish(self, folder: Path, version: str) -> None:
+        """Offer a model to the fleet."""
+        record = {"event_id": 1, "event_time_ms": NOW_MS, "version": version, "manifest_sha256": "", "uri": str(folder),
+                  "published_by": "", "reason": ""}  # fmt: skip
+        topic = self.deployment.topic("model-versions")
+        await self._sender.send_and_wait(topic, codec("model_version").encode(record), b"model")
 
     async def verify(self, deployment: Deployment | None = None, **options: Any) -> Report:
         """A verification that must end soon."""
@@ -287,7 +322,7 @@ def test_rows_behind_the_last_watermark_do_not_hang_it(deployment: Deployment, e
         report = await world.verify()
         assert report.equal, report
         assert report.rows == {"items": 2, "n2o_a": 0, "users": 1}
-        assert report.stores is not None and report.stores.keys() == {"w/items-0.db", "w/n2o_a-0.db", "w/users-0.db"}
+        assert report.stores is not None and report.stores.keys() == {f"w/{table}-0.db" for table in world.stores}
         if ending != "aborted":
             await dying.abort_transaction()
         await dying.stop()
@@ -322,7 +357,7 @@ def test_a_row_taken_by_compaction_is_compared_at_a_later_cut(deployment: Deploy
     async def story(world: World) -> None:
         rows = await world.fold("user-events", _event(1, 1), _event(2, 2))
         (to, [first, second, mark]), *_ = rows.items()
-        await world.commit("user-events", {to: [second, (entity_key(1), b"no row"), (b"short", b""), mark]})
+        await world.commit("user-events", {**rows, to: [second, (entity_key(1), b"no row"), (b"short", b""), mark]})
         found = (await world.verify(stores=False)).first_differences
         assert [each.split(": is no row")[0] for each in found] == [
             "users-0 key 0000000000000001", "users-0 key 73686f7274", "users-0 1: missing"
@@ -334,9 +369,10 @@ def test_a_row_taken_by_compaction_is_compared_at_a_later_cut(deployment: Deploy
         producer = KafkaProducer(bootstrap_servers=deployment.bootstrap_servers)
 
         def write_later(where: str, count: int) -> None:
-            while where == "user-events-0" and later[to]:
-                key, value = later[to].pop(0)
-                producer.send(to[0], value, key, partition=0).get(10)
+            for topic, _ in later if where == "user-events-0" else ():
+                while later[topic, 0]:
+                    key, value = later[topic, 0].pop(0)
+                    producer.send(topic, value, key, partition=0).get(10)
 
         report = await world.verify(progress=write_later, stores=False)
         producer.close()
@@ -451,17 +487,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
 def test_coverage_counts_and_stale_vectors_differ(deployment: Deployment, models: list[tuple[Path, str]]) -> None:
     """Items without a vector of the newest model are counted; a vector of an older update of its item differs."""
 
-    async def publish(world: World, folder: Path, version: str) -> None:
-        record = {"event_id": 1, "event_time_ms": NOW_MS, "version": version, "manifest_sha256": "", "uri": str(folder),
-                  "published_by": "", "reason": ""}  # fmt: skip
-        topic = world.deployment.topic("model-versions")
-        await world._sender.send_and_wait(topic, codec("model_version").encode(record), b"model")
-
     async def story(world: World) -> None:
         await world.apply("item-updates", _update(1, 1), _update(2, 2), _update(9, 3, "delete"))
         assert (await world.verify()).coverage == {"n2o_a": Coverage(None, items=2, missing=2)}
         for folder, version in models:
-            await publish(world, folder, version)
+            await world.publish(folder, version)
             world.items.use_model(ItemModel.load(folder, version, world.deployment))
             await world.apply("item-updates", _update(3, 4) if version == models[0][1] else _update(4, 5))
         report = await world.verify()
@@ -527,12 +557,116 @@ def test_the_command_says_what_it_found(deployment: Deployment) -> None:
     async def story(world: World) -> None:
         await world.apply("item-updates", _update(1, 1))
         status, text = await asyncio.to_thread(command)
-        assert status == 0 and "n2o_a: 0 of 1 live items" in text and "3 stores" in text
+        assert status == 0 and "n2o_a: 0 of 1 live items" in text and "4 stores" in text
         items = world.stores["items"]
         items.put_many([(entity_key(1), b"wrong")], items.changelog_offset)
         status, text = await asyncio.to_thread(command, "--json")
         found = json.loads(text)
         assert (status, found["equal"], found["coverage"]["n2o_a"]["missing"]) == (1, False, 1)
         assert (await asyncio.to_thread(command, "--no-stores"))[0] == 0
+
+    _in_world(deployment, story)
+
+
+# -- activity ----------------------------------------------------------------------------------------------------------
+
+
+def _activity_row(world: World) -> dict[str, Any]:
+    [value] = world.stores["item_activity"].get_many([entity_key(1)])
+    return codec("item_activity_row").decode(value)
+
+
+@broker
+def test_activity_is_compared_with_its_topic(deployment: Deployment) -> None:
+    """Rows of item_activity and their sources are right or differ, and a checkpoint carries them."""
+
+    async def story(world: World) -> None:
+        await world.apply("user-events", _event(1, 1), _event(2, 2, NOW_MS + 5), _event(1, 1))
+        checkpoint = Checkpoint()
+        await world.commit("item-activity", await world.fold_activity())
+        report = await world.verify(checkpoint=checkpoint)
+        assert (report.equal, report.rows["item_activity"]) == (True, 1), report
+        restored = Checkpoint()
+        checkpoint.save(deployment.data_dir / "checkpoint")
+        restored = Checkpoint.load(deployment.data_dir / "checkpoint")
+        oracle = ActivityOracle(world.deployment, 1, {1: NOW_MS})
+        restored.partitions["item-activity-0"].restore(oracle)
+        assert oracle.difference(1, _activity_row(world)) == ""  # type: ignore[arg-type]
+        assert oracle.snapshot(1, NOW_MS) is not None and oracle.forgotten(1, NOW_MS - 1)
+        rows = await world.fold("user-events", _event(3, 3, NOW_MS + 9))
+        await world.commit("user-events", rows)
+        rows = await world.fold_activity()
+        (to, [row, source, mark]), *_ = rows.items()
+        wrong = {**codec("item_activity_row").decode(row[1]), "newest_event_time_ms": 5}
+        behind = codec("activity_source").encode({"next_offset": 1})
+        spoiled = [(row[0], codec("item_activity_row").encode(wrong)), (source[0], behind), mark]
+        await world.commit("item-activity", {to: spoiled})
+        found = sorted((await world.verify(stores=False)).first_differences)
+        assert found[0] == f"item_activity-0 1: newest_event_time_ms is 5, expected {NOW_MS + 9}"
+        assert found[1].endswith("is at offset 1, expected 4") and len(found) == 2
+
+    _in_world(deployment, story)
+
+
+@broker
+def test_what_the_user_lane_sends_is_what_it_accepts(deployment: Deployment) -> None:
+    """Events that it accepted and did not send, and those that it sent and did not accept, differ; repeats do not."""
+
+    async def story(world: World) -> None:
+        rows = await world.fold("user-events", _event(1, 1), _event(1, 1), _event(2, 2))
+        sent = world.deployment.topic("item-activity"), 0
+        [(key, value)] = rows[sent]
+        await world.commit("user-events", {to: some for to, some in rows.items() if to != sent})
+        found = (await world.verify()).first_differences
+        assert [each.split(" (")[0] for each in found] == [
+            f"item-activity-0 of user-events-0: event at offset {offset}" for offset in (0, 2)
+        ]  # fmt: skip
+        await world.commit("user-events", {sent: [(key, value), (key, value)]})
+        assert (await world.verify()).equal
+        record = codec("item_activity").decode(value)
+        more = np.frombuffer(record["events"], ACTIVITY_DTYPE)[1:].copy()
+        rows = await world.fold("user-events", _event(3, 3), _event(3, 3))
+        more["delta"] = 1
+        [(key, value)] = rows[sent]
+        record = codec("item_activity").decode(value)
+        record = {**record, "events": record["events"] + more.tobytes()}
+        await world.commit("user-events", {**rows, sent: [(key, codec("item_activity").encode(record))]})
+        [found] = (await world.verify()).first_differences
+        assert "event at offset 4 (item 1" in found and "was not accepted" in found
+
+    _in_world(deployment, story)
+
+
+@broker
+def test_a_vector_is_judged_by_the_snapshot_that_it_names(
+    deployment: Deployment, models: list[tuple[Path, str]]
+) -> None:
+    """A record of an older snapshot awaits the newer one; a snapshot that never was, and another vector, differ."""
+
+    async def story(world: World) -> None:
+        folder, version = models[0]
+        await world.publish(folder, version)
+        world.items.use_model(ItemModel.load(folder, version, world.deployment))
+        await world.apply("user-events", _event(1, 1))
+        await world.commit("item-activity", await world.fold_activity())
+        await world.apply("item-updates", _update(1, 1))
+        report = await world.verify()
+        assert (report.equal, report.coverage["n2o_a"].awaiting_activity) == (True, 0), report
+        await world.apply("user-events", _event(1, 2, NOW_MS + 600_000))
+        await world.commit("item-activity", await world.fold_activity())
+        report = await world.verify()
+        assert (report.equal, report.coverage["n2o_a"].awaiting_activity) == (True, 1), report
+        assert "1 rows await a newer snapshot" in "\n".join(report_lines(report))
+        invented = Snapshots(np.array([NOW_MS + 1]), np.zeros((1, ACTIVITY_FEATURES), np.float32))
+        world.items.activity = lambda partition, keys: invented
+        await world.apply("item-updates", _update(1, 2))
+        assert (await world.verify()).first_differences == [
+            f"n2o_a-0 1: its activity's snapshot of {NOW_MS + 1} ms never was"
+        ]
+        wrong = Snapshots(np.array([NOW_MS]), np.full((1, ACTIVITY_FEATURES), 9, np.float32))
+        world.items.activity = lambda partition, keys: wrong
+        await world.apply("item-updates", _update(1, 3))
+        [found] = (await world.verify()).first_differences
+        assert "is not what model" in found
 
     _in_world(deployment, story)
