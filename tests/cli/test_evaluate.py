@@ -14,6 +14,25 @@ def _aif(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(each) for each in arguments])
 
 
+def test_the_recorded_run_is_printed() -> None:
+    """Without --run the committed results come out: the gap on top, every log of the verdict below, as text too."""
+    found = json.loads(_aif("evaluate", "--json").stdout)
+    assert set(found["logs"]) == set(evaluate.LOGS)
+    gaps = {name: log["gap_recovered"]["value"] for name, log in found["logs"].items()}
+    assert found["gap_recovered"] == min(gap for gap in gaps.values() if gap is not None)
+    assert found["without_a_gap"] == [name for name, gap in gaps.items() if gap is None]
+    assert all(len(log["seeds"]) >= 5 for log in found["logs"].values())
+    one = json.loads(_aif("evaluate", "--json", "--log", "planted").stdout)
+    assert list(one["logs"]) == ["planted"]
+    text = _aif("evaluate").stdout
+    assert all(f"## {name}" in text and log["command"] in text for name, log in found["logs"].items())
+
+
+def test_the_recorded_tables_are_those_of_the_recorded_numbers() -> None:
+    """docs/evaluation/results.md is what the command prints of the JSON files beside it."""
+    assert (evaluate._RECORDED / "results.md").read_text() == _aif("evaluate").stdout
+
+
 def test_a_run_is_written_and_read_again(mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on any log writes its numbers and tables; without --run they come out of that folder unchanged."""
     out = tmp_path / "evaluation"
