@@ -83,6 +83,8 @@ def report_lines(report: Report) -> Iterator[str]:
     yield f"refused records: {report.refused_records:,}, without dead letter: {report.missing_dead_letters:,}"
     if report.refused_then_acceptable_now:
         yield f"  {report.refused_then_acceptable_now:,} of them would be accepted today; they were refused when read"
+    if report.accepted_then_refused_now:
+        yield f"accepted under other settings: {report.accepted_then_refused_now:,} records that today's would refuse"
     for partition, offset in sorted(report.horizon.items()):
         yield f"{partition} was recomputed from offset {offset}, where the last verification stopped"
     for table, found in sorted(report.coverage.items()):

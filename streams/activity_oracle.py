@@ -17,11 +17,10 @@ import numpy as np
 from domain.activity_events import ACTIVITY_DTYPE, check_item_activity
 from domain.activity_row import ACTIVITY_WINDOWS, FINGERPRINT, NO_SNAPSHOT
 from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
-from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import BadRecord
 from schemas.records import ACTIONS, ItemActivityRow
 from streams.fold import SourceRecord
+from streams.oracle import Oracle
 
 __all__ = ["ActivityOracle", "PlainItem"]
 
@@ -45,7 +44,7 @@ class PlainItem:
             if window in ACTIVITY_WINDOWS:
                 place = number, time_ms // window.tile_ms * window.tile_ms, action
                 self.counts[place] = self.counts.get(place, 0) + 1
-        expired = [place for place in self.counts if self._place(place) < 0]
+        expired = [place for place in self.counts if not self._kept(place)]
         for place in expired:
             del self.counts[place]
 
@@ -60,54 +59,45 @@ class PlainItem:
 
     def tiles(self) -> list[tuple[int, int]]:
         """(cell, count), as a row has them."""
-        cells, first = [], 0
-        for number, window in enumerate(WINDOWS):
-            for place, count in self.counts.items():
-                if place[0] == number:
-                    cells.append((first + self._place(place) * len(ACTIONS) + place[2], count))
-            first += len(ACTIONS) * window.tiles
-        return sorted(cells)
+        return sorted(
+            (number << 7 | start // WINDOWS[number].tile_ms % 8 << 4 | action, count)
+            for (number, start, action), count in self.counts.items()
+        )
 
-    def _place(self, tile: tuple[int, int, int]) -> int:
-        """A tile's place among those of its window at the newest event; negative where it has expired."""
+    def _kept(self, tile: tuple[int, int, int]) -> bool:
+        """Whether the window at the newest event reaches back to a tile."""
         window = WINDOWS[tile[0]]
-        return tile[1] // window.tile_ms - (self.newest_ms - window.length_ms) // window.tile_ms
+        return tile[1] // window.tile_ms >= (self.newest_ms - window.length_ms) // window.tile_ms
 
 
-class ActivityOracle:
+class ActivityOracle(Oracle):
     """Table item_activity of one partition after a log.
 
     Of every item's snapshots it knows the newest, and the one of the time that `wanted` has for the item.
     """
 
+    schema = "item_activity"
+
     def __init__(self, deployment: Deployment, topic_id: int, wanted: Mapping[int, int] | None = None) -> None:
-        self._deployment, self._topic_id, self._wanted = deployment, topic_id, wanted or {}
+        super().__init__(deployment, topic_id)
+        self._wanted = wanted or {}
         self.items: dict[int, PlainItem] = {}
         #: (source topic id, source partition) -> offset below which everything is counted
         self.next_offset: dict[tuple[int, int], int] = {}
         self._found: dict[int, list[float]] = {}
         self._restored_ms: dict[int, int] = {}
-        #: Offsets of records that were not applied, and of those among them that today's settings would accept.
-        self.refused: set[int] = set()
-        self.acceptable_now: set[int] = set()
 
-    def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
-        """Take the next record of the log."""
-        try:
-            activity: Any = codec("item_activity").decode(record.value)
-            check_item_activity(activity, record.key, record.timestamp, self._deployment)
-        except BadRecord:
-            self.refused.add(record.offset)
-            return
-        if has_letter:
-            self.refused.add(record.offset)
-            self.acceptable_now.add(record.offset)
-            return
-        source = activity["source_topic_id"], activity["source_partition"]
-        for delta, item, time_ms, action in np.frombuffer(activity["events"], dtype=ACTIVITY_DTYPE).tolist():
-            if activity["first_offset"] + delta >= self.next_offset.get(source, 0):
+    def check(self, decoded: Any, record: SourceRecord) -> None:
+        """See Oracle."""
+        check_item_activity(decoded, record.key, record.timestamp, self._deployment)
+
+    def accept(self, offset: int, decoded: Any) -> None:
+        """See Oracle."""
+        source = decoded["source_topic_id"], decoded["source_partition"]
+        for delta, item, time_ms, action in np.frombuffer(decoded["events"], dtype=ACTIVITY_DTYPE).tolist():
+            if decoded["first_offset"] + delta >= self.next_offset.get(source, 0):
                 self.take(item, time_ms, action)
-        self.next_offset[source] = max(self.next_offset.get(source, 0), activity["next_offset"])
+        self.next_offset[source] = max(self.next_offset.get(source, 0), decoded["next_offset"])
 
     def take(self, item: int, time_ms: int, action: int) -> None:
         """Take an event that is no repetition."""

@@ -2,12 +2,14 @@
 
 Retention deletes the start of source topics; the tables still hold what it said. A checkpoint keeps the oracle's state
 of every source partition with the offset behind it: from there on the log is enough. It is JSON, zstd-compressed; a
-file that is damaged or of another format is refused by name.
+file that is damaged or of another format is refused by name. Users whose features were declared otherwise when it was
+written are declared anew from their behaviours, as the worker does with its rows (domain/migration.py).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,7 +25,9 @@ from streams.user_oracle import PlainUser, UsersOracle
 
 __all__ = ["Checkpoint", "PartitionState"]
 
-_FORMAT: Final = 3
+logger = logging.getLogger(__name__)
+
+_FORMAT: Final = 4
 #: Beside the users of a partition, its clock.
 _CLOCK: Final = "clock_ms"
 #: Beside the items of a partition of item-activity, how far its sources are counted.
@@ -41,6 +45,8 @@ class PartitionState:
     topic_id: int
     offset: int
     rows: Mapping[str, Any]
+    #: Fingerprint of the declared features that users have; 0 where rows have none.
+    declarations: int = 0
 
     @classmethod
     def of(cls, oracle: Oracle, topic_id: int, offset: int) -> PartitionState:
@@ -57,6 +63,7 @@ class PartitionState:
         else:
             rows = {str(user): _plain(state) for user, state in oracle.users.items()}
             rows[_CLOCK] = oracle.clock_ms
+            return cls(topic_id, offset, rows, oracle.plan.fingerprint)
         return cls(topic_id, offset, rows)
 
     def restore(self, oracle: Oracle) -> None:
@@ -74,6 +81,10 @@ class PartitionState:
         else:
             oracle.users = {int(user): _state(plain) for user, plain in self.rows.items() if user != _CLOCK}
             oracle.clock_ms = self.rows[_CLOCK]
+            if self.declarations != oracle.plan.fingerprint:
+                logger.warning("the checkpoint is of other features than declared now: made anew from behaviours")
+                for user in oracle.users.values():
+                    user.redeclare(oracle.plan)
 
 
 @dataclass

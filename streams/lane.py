@@ -215,14 +215,14 @@ class Lane:
     def fail(self, error: BaseException, tp: TP) -> None:
         """End the process: nothing of the batch in hand is committed, the restart takes it again."""
         retriable = isinstance(error, AifError) and error.retriable
+        partition = self.partitions.get(tp.partition) if tp.topic == self.topic else None
+        at = f" at offset {partition.cursor.expected}" if partition is not None and partition.cursor else ""
+        if not isinstance(error, AifError):
+            logger.error("%s-%d: an error nobody expected", tp.topic, tp.partition, exc_info=error)
         logger.critical(
-            "%s-%d: %s: %s. Nothing of this batch is committed; ending the process so that it is taken again",
-            tp.topic,
-            tp.partition,
-            type(error).__name__,
-            error,
-            exc_info=None if isinstance(error, AifError) else error,
-        )
+            "%s-%d%s: %s: %s. Nothing of this batch is committed; ending the process so that it is taken again",
+            tp.topic, tp.partition, at, type(error).__name__, error,
+        )  # fmt: skip
         self._exit_process(EXIT_UNAVAILABLE if retriable else EXIT_CRASHED)
 
     async def _close(self, number: int) -> None:

@@ -45,8 +45,13 @@ class LogReader:
     ) -> None:
         self._servers = bootstrap_servers
         self._patience_s, self._settled_within_s = patience_s, settled_within_s
-        common = {"bootstrap_servers": bootstrap_servers, "enable_auto_commit": False}
-        # Apart from the one that reads: behind its open fetch, asking for an offset would wait a tenth of a second.
+        # What is asked of a topic for the first time waits one back-off for its metadata.
+        common: dict[str, Any] = {
+            "bootstrap_servers": bootstrap_servers,
+            "enable_auto_commit": False,
+            "retry_backoff_ms": 20,
+        }
+        # Apart from the one that reads: behind its open fetch, asking for an offset would wait.
         self._written = AIOKafkaConsumer(**common)
         self._settled = AIOKafkaConsumer(**common, isolation_level="read_committed")
         self._consumer = AIOKafkaConsumer(
@@ -54,7 +59,8 @@ class LogReader:
             isolation_level="read_committed",
             auto_offset_reset="none",
             max_partition_fetch_bytes=8 << 20,
-            fetch_max_wait_ms=100,
+            # Another partition is read only when a fetch at the end of the one before has been answered.
+            fetch_max_wait_ms=10,
         )
 
     async def __aenter__(self) -> LogReader:

@@ -1,7 +1,10 @@
 """What table items must hold, recomputed from the log one record at a time (users: user_oracle.py).
 
-Whether a record counts is the log's own verdict: one that has a dead letter was refused, whatever today's settings say
-of it. Validity is recomputed for the others.
+Whether a record counts is the log's own verdict: a letter and the watermark behind its record are one transaction, so
+a record below the watermark was refused exactly where it has one, whatever today's settings say of it. Today's checks
+decide only what no setting can change: a record that is no record, or breaks its contract under all of them, must have
+a letter. One without, that only settings of today refuse, was accepted under others; it is applied, and the rows of
+the table must say so.
 
 The slow, plain counterpart of the folds, for `aif verify` and the tests: dictionaries and lists, no arrays, no batches,
 no state carried over. It shares with the folds only the contracts (record types, validity, window declarations and
@@ -10,6 +13,7 @@ packed formats) and says in the plainest way what the design promises.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Final
 
 import numpy as np
@@ -22,37 +26,73 @@ from schemas.errors import BadRecord
 from schemas.records import ItemRow
 from streams.fold import SourceRecord
 
-__all__ = ["ItemsOracle", "signature_differs"]
+__all__ = ["ItemsOracle", "Oracle", "signature_differs"]
 
 #: A projection closer to its hyperplane than this may fall on either side: sums differ in their last bits.
 _ON_THE_PLANE: Final = 1e-9
 
 
-class ItemsOracle:
-    """Table items after a log: newest (event time, offset) per item."""
+#: Reasons of BadRecord that hang on a setting: the tolerance for event times, the length of embeddings.
+_BY_SETTINGS: Final = ("far_future", "vector_length")
+
+
+class Oracle(ABC):
+    """Which records of a source partition count; what they come to is a subclass's."""
+
+    schema: str
 
     def __init__(self, deployment: Deployment, topic_id: int) -> None:
         self._deployment, self._topic_id = deployment, topic_id
-        self.newest: dict[int, tuple[int, dict[str, Any]]] = {}
         #: Offsets of records that were not applied, and of those among them that today's settings would accept.
         self.refused: set[int] = set()
         self.acceptable_now: set[int] = set()
+        #: Offsets of records that were applied and that today's settings would refuse.
+        self.refused_now: set[int] = set()
 
     def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
         """Take the next record of the log."""
         try:
-            update: Any = codec("item_update").decode(record.value)
-            check_item_update(update, record.key, record.timestamp, self._deployment)
-        except BadRecord:
-            self.refused.add(record.offset)
-            return
-        if has_letter:
-            self.refused.add(record.offset)
-            self.acceptable_now.add(record.offset)
-            return
-        offset, held = self.newest.get(update["item_id"], (-1, None))
-        if held is None or (update["event_time_ms"], record.offset) > (held["event_time_ms"], offset):
-            self.newest[update["item_id"]] = (record.offset, update)
+            decoded = codec(self.schema).decode(record.value)
+            self.check(decoded, record)
+        except BadRecord as error:
+            if has_letter or error.reason not in _BY_SETTINGS:
+                self.refused.add(record.offset)
+                return
+            self.refused_now.add(record.offset)
+        else:
+            if has_letter:
+                self.refused.add(record.offset)
+                self.acceptable_now.add(record.offset)
+                return
+        self.accept(record.offset, decoded)
+
+    @abstractmethod
+    def check(self, decoded: Any, record: SourceRecord) -> None:
+        """Raise BadRecord where a record breaks its contract."""
+
+    @abstractmethod
+    def accept(self, offset: int, decoded: Any) -> None:
+        """Apply a record that counts."""
+
+
+class ItemsOracle(Oracle):
+    """Table items after a log: newest (event time, offset) per item."""
+
+    schema = "item_update"
+
+    def __init__(self, deployment: Deployment, topic_id: int) -> None:
+        super().__init__(deployment, topic_id)
+        self.newest: dict[int, tuple[int, dict[str, Any]]] = {}
+
+    def check(self, decoded: Any, record: SourceRecord) -> None:
+        """See Oracle."""
+        check_item_update(decoded, record.key, record.timestamp, self._deployment)
+
+    def accept(self, offset: int, decoded: Any) -> None:
+        """See Oracle."""
+        before, held = self.newest.get(decoded["item_id"], (-1, None))
+        if held is None or (decoded["event_time_ms"], offset) > (held["event_time_ms"], before):
+            self.newest[decoded["item_id"]] = (offset, decoded)
 
     def difference(self, item: int, row: ItemRow | None) -> str:
         """What is wrong with a row of table items; empty where it is right."""

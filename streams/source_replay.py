@@ -57,6 +57,7 @@ class SourceReplay:
         report.source_records, report.missing_dead_letters = count, without_letter
         report.refused_records = len(oracle.refused)
         report.refused_then_acceptable_now = len(oracle.acceptable_now)
+        report.accepted_then_refused_now = len(oracle.refused_now)
         return start
 
     def _from_checkpoint(

@@ -18,16 +18,15 @@ import numpy as np
 from domain.duplicates import EVENT_IDS
 from domain.feature_plan import PLAN, Plan
 from domain.features import RANKED
-from domain.sequence import BEHAVIOUR_DTYPE, BEHAVIOURS, CHUNK, INDEX_DTYPE, SEQUENCE
-from domain.user_row import FINGERPRINT, RANKED_DTYPE, VALUE_DTYPE
+from domain.sequence import BEHAVIOURS, CHUNK, INDEX_DTYPE, SEQUENCE, unpacked_behaviours
+from domain.user_row import FINGERPRINT, RANKED_DTYPE, REGISTER_DTYPE, VALUE_DTYPE
 from domain.user_state import IDLE_MS
 from domain.validation import check_user_event
-from domain.windows import CELLS, LONGEST_MS, TILE_DTYPE, WINDOWS
-from schemas.codec import codec
+from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
 from schemas.deployment import Deployment
-from schemas.errors import BadRecord
-from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
+from schemas.records import ACTION_CODES, UserEvent, UserHead
 from streams.fold import SourceRecord
+from streams.oracle import Oracle
 
 __all__ = ["PlainUser", "UsersOracle"]
 
@@ -72,17 +71,9 @@ class PlainUser:
         for number, window in enumerate(WINDOWS):
             start = time // window.tile_ms * window.tile_ms
             self.counts[number, start, action] = self.counts.get((number, start, action), 0) + 1
-            self._count_declared(number, start, action, event, plan)
-        for number, scalar in enumerate(plan.scalars):
-            if scalar.mask >> action & 1:
-                if scalar.half_life_ms:
-                    self.scalars[number] = _log_sum(self.scalars.get(number), time / scalar.half_life_ms)
-                else:
-                    self.scalars[number] = max(self.scalars.get(number, -math.inf), float(time))
-        for number, ranking in enumerate(plan.rankings):
-            if ranking.mask >> action & 1 and category is not None:
-                self._rank(number, category, time / ranking.half_life_ms)
-        self.sequence.append((event["item_id"], time, category or 0, value, category is not None, action))
+        behaviour = event["item_id"], time, category or 0, value, category is not None, action
+        self._count_declared(behaviour, plan)
+        self.sequence.append(behaviour)
         if self.dropped + len(self.sequence) - self.moved == BEHAVIOURS * 2:
             for behaviour in self.sequence[self.moved - self.dropped :][:BEHAVIOURS]:
                 self._index(behaviour)
@@ -90,8 +81,28 @@ class PlainUser:
             first = max(0, -(-self.moved // CHUNK) - (-(-SEQUENCE // CHUNK) + 1)) * CHUNK
             self.sequence, self.dropped = self.sequence[first - self.dropped :], first
 
-    def _count_declared(self, level: int, start: int, action: int, event: UserEvent, plan: Plan) -> None:
-        value = event["value"]
+    def redeclare(self, plan: Plan) -> None:
+        """Make the state of declared features anew from the behaviours that are kept, as domain/migration.py says."""
+        self.amounts, self.registers, self.scalars, self.ranked = {}, {}, {}, {}
+        for behaviour in self.sequence:
+            self._count_declared(behaviour, plan)
+
+    def _count_declared(self, behaviour: Behaviour, plan: Plan) -> None:
+        _, time, category, _, has_category, action = behaviour
+        for number, window in enumerate(WINDOWS):
+            self._count_tile(number, time // window.tile_ms * window.tile_ms, behaviour, plan)
+        for number, scalar in enumerate(plan.scalars):
+            if scalar.mask >> action & 1:
+                if scalar.half_life_ms:
+                    self.scalars[number] = _log_sum(self.scalars.get(number), time / scalar.half_life_ms)
+                else:
+                    self.scalars[number] = max(self.scalars.get(number, -math.inf), float(time))
+        for number, ranking in enumerate(plan.rankings):
+            if ranking.mask >> action & 1 and has_category:
+                self._rank(number, category, time / ranking.half_life_ms)
+
+    def _count_tile(self, level: int, start: int, behaviour: Behaviour, plan: Plan) -> None:
+        item, _, category, value, has_category, action = behaviour
         for number, amount in enumerate(plan.amounts):
             if amount.level == level and amount.mask >> action & 1 and value is not None:
                 held = self.amounts.get((number, start))
@@ -101,8 +112,9 @@ class PlainUser:
                     more = pick.get(amount.kind, held + more)
                 self.amounts[number, start] = more
         for number, sketch in enumerate(plan.sketches):
-            identity = event["category_id"] if sketch.of == "category" else event["item_id"]
-            if sketch.level == level and sketch.mask >> action & 1 and identity is not None:
+            identity = category if sketch.of == "category" else item
+            known = has_category or sketch.of != "category"
+            if sketch.level == level and sketch.mask >> action & 1 and known:
                 register, rank = _register_and_rank(identity)
                 place = number, start, register
                 self.registers[place] = max(self.registers.get(place, 0), rank)
@@ -133,13 +145,15 @@ class PlainUser:
             "source_offset": self.source_offset,
             "newest_event_time_ms": self.newest_ms,
             "event_ids": self.ids,
-            "tiles": self._tiles(plan),
+            "tiles": self._tiles(),
             "behaviours": self.sequence[self.moved - self.dropped :],
+            "counted": self.dropped + len(self.sequence),
+            "last_event_time_ms": self.sequence[-1][1],
+            "registers": self._registers(plan),
             "values": self._values(plan),
             "ranked": [(ranking, category, weight) for (ranking, category), weight in sorted(
                 self.ranked.items(), key=lambda entry: entry[0][0]
             )],
-            "moved": self.moved,
             "category_index": [(category, *entry) for category, entry in self.index.items()],
         }  # fmt: skip
 
@@ -150,65 +164,62 @@ class PlainUser:
             for start in range(self.dropped, self.moved, CHUNK)
         }
 
-    def _tiles(self, plan: Plan) -> list[tuple[int, int]]:
-        tiles, first = [], 0
-        for number, window in enumerate(WINDOWS):
-            for (of, start, action), count in self.counts.items():
-                if of == number and (place := self._place(number, start)) >= 0:
-                    tiles.append((first + place * len(ACTIONS) + action, count))
-            first += len(ACTIONS) * window.tiles
-        assert first == CELLS
-        for number, sketch in enumerate(plan.sketches):
-            for (of, start, register), rank in self.registers.items():
-                if of == number and (place := self._place(sketch.level, start)) >= 0:
-                    tiles.append((first + place, register << 8 | rank))
-            first += WINDOWS[sketch.level].tiles
-        return sorted(tiles)
+    def _tiles(self) -> list[tuple[int, int]]:
+        """(window << 7 | slot << 4 | action, events) of the tiles that are kept."""
+        return sorted(
+            (window << 7 | start // WINDOWS[window].tile_ms % 8 << 4 | action, count)
+            for (window, start, action), count in self.counts.items()
+            if self._kept(window, start)
+        )
+
+    def _registers(self, plan: Plan) -> list[int]:
+        """sketch << 19 | slot << 16 | register << 8 | rank of the tiles that are kept."""
+        levels = [sketch.level for sketch in plan.sketches]
+        return sorted(
+            sketch << 19 | start // WINDOWS[levels[sketch]].tile_ms % 8 << 16 | register << 8 | rank
+            for (sketch, start, register), rank in self.registers.items()
+            if self._kept(levels[sketch], start)
+        )
 
     def _values(self, plan: Plan) -> list[tuple[int, float]]:
-        values, first = [], 0
-        for number, amount in enumerate(plan.amounts):
-            for (of, start), value in self.amounts.items():
-                if of == number and (place := self._place(amount.level, start)) >= 0:
-                    values.append((first + place, value))
-            first += WINDOWS[amount.level].tiles
-        return sorted(values + [(first + number, value) for number, value in self.scalars.items()])
+        """(amount << 3 | slot, value) of the tiles that are kept, then the scalars in slot 0."""
+        levels = [amount.level for amount in plan.amounts]
+        amounts = sorted(
+            (amount << 3 | start // WINDOWS[levels[amount]].tile_ms % 8, value)
+            for (amount, start), value in self.amounts.items()
+            if self._kept(levels[amount], start)
+        )
+        return amounts + [(len(levels) + number << 3, value) for number, value in sorted(self.scalars.items())]
 
-    def _place(self, level: int, start: int) -> int:
-        """A tile's place among those that the window covers at the newest event; negative where it has expired."""
+    def _kept(self, level: int, start: int) -> bool:
+        """Whether the window at the newest event reaches back to a tile."""
         assert self.newest_ms is not None
         window = WINDOWS[level]
-        return start // window.tile_ms - (self.newest_ms - window.length_ms) // window.tile_ms
+        return start // window.tile_ms >= (self.newest_ms - window.length_ms) // window.tile_ms
 
 
-class UsersOracle:
+class UsersOracle(Oracle):
     """Table users of one partition after a log."""
 
+    schema = "user_event"
+
     def __init__(self, deployment: Deployment, topic_id: int, *, idle_ms: int = IDLE_MS, plan: Plan = PLAN) -> None:
-        self._deployment, self._topic_id, self._idle_ms, self._plan = deployment, topic_id, idle_ms, plan
+        super().__init__(deployment, topic_id)
+        self._idle_ms, self.plan = idle_ms, plan
         self.users: dict[int, PlainUser] = {}
         self.clock_ms: int | None = None
-        #: Offsets of records that were not applied, and of those among them that today's settings would accept.
-        self.refused: set[int] = set()
-        self.acceptable_now: set[int] = set()
         #: Counted events of the records that were applied, as rows of offset, item, event time, action code.
         self.accepted = array("q")
 
-    def apply(self, record: SourceRecord, *, has_letter: bool = False) -> None:
-        """Take the next record of the log."""
-        try:
-            event: Any = codec("user_event").decode(record.value)
-            check_user_event(event, record.key, record.timestamp, self._deployment)
-        except BadRecord:
-            self.refused.add(record.offset)
-            return
-        if has_letter:
-            self.refused.add(record.offset)
-            self.acceptable_now.add(record.offset)
-            return
-        if self.take(record.offset, event) == "counted":
-            action = ACTION_CODES[event["action"]]
-            self.accepted.extend((record.offset, event["item_id"], event["event_time_ms"], action))
+    def check(self, decoded: Any, record: SourceRecord) -> None:
+        """See Oracle."""
+        check_user_event(decoded, record.key, record.timestamp, self._deployment)
+
+    def accept(self, offset: int, decoded: Any) -> None:
+        """See Oracle."""
+        if self.take(offset, decoded) == "counted":
+            action = ACTION_CODES[decoded["action"]]
+            self.accepted.extend((offset, decoded["item_id"], decoded["event_time_ms"], action))
 
     def take(self, offset: int, event: UserEvent, topic_id: int | None = None) -> str:
         """Take a valid event; whether it was `counted`, `late`, `duplicate` or `replayed`."""
@@ -227,7 +238,7 @@ class UsersOracle:
         if user.newest_ms is not None and time_ms < user.newest_ms - LONGEST_MS:
             return "late"
         user.newest_ms = time_ms if user.newest_ms is None else max(user.newest_ms, time_ms)
-        user.count(event, self._plan)
+        user.count(event, self.plan)
         return "counted"
 
     def _expired(self, user: PlainUser) -> bool:
@@ -254,7 +265,7 @@ class UsersOracle:
             return "" if self._expired(expected) and not chunks else "missing"
         if expected.newest_ms is None:
             return f"an event is in the row of a user without any: {head!r}"
-        found, wanted = unpacked(head), expected.plain(self._plan)
+        found, wanted = unpacked(head), expected.plain(self.plan)
         for name, value in wanted.items():
             if not _equal(found[name], value):
                 return f"{name} is {found[name]!r}, expected {value!r}"
@@ -273,6 +284,7 @@ def unpacked(head: UserHead) -> dict[str, Any]:
         "event_ids": np.frombuffer(head["event_ids"], dtype="<i8").tolist(),
         "tiles": np.frombuffer(head["tiles"], dtype=TILE_DTYPE).tolist(),
         "behaviours": _behaviours(head["behaviours"]),
+        "registers": np.frombuffer(head["registers"], dtype=REGISTER_DTYPE).tolist(),
         "values": np.frombuffer(head["values"], dtype=VALUE_DTYPE).tolist(),
         "ranked": np.frombuffer(head["ranked"], dtype=RANKED_DTYPE).tolist(),
         "category_index": [
@@ -283,7 +295,7 @@ def unpacked(head: UserHead) -> dict[str, Any]:
 
 
 def _behaviours(packed: bytes) -> list[Behaviour]:
-    rows = np.frombuffer(packed, dtype=BEHAVIOUR_DTYPE).tolist()
+    rows = unpacked_behaviours(packed).tolist()
     return [(*row[:3], None if math.isnan(row[3]) else row[3], *row[4:]) for row in rows]
 
 

@@ -46,6 +46,8 @@ class Report:
     #: Of the refused ones: have a dead letter, and would be accepted by the settings and schemas of this process.
     refused_then_acceptable_now: int = 0
     missing_dead_letters: int = 0
+    #: Have no dead letter and were applied, but would be refused by the settings of this process.
+    accepted_then_refused_now: int = 0
     differences: int = 0
     first_differences: list[str] = field(default_factory=list)
     #: Source topic-partitions whose log no longer starts at 0, and the offset from which they were recomputed.
@@ -66,7 +68,8 @@ class Report:
         for table, count in other.rows.items():
             self.rows[table] = self.rows.get(table, 0) + count
         for name in (
-            "source_records", "refused_records", "refused_then_acceptable_now", "missing_dead_letters", "differences",
+            "source_records", "refused_records", "refused_then_acceptable_now", "accepted_then_refused_now",
+            "missing_dead_letters", "differences",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_differences = (self.first_differences + other.first_differences)[:_SHOWN]

@@ -8,16 +8,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forked import Forked, aif
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
 from kafka.errors import TopicAlreadyExistsError
@@ -74,23 +75,22 @@ def free_port() -> int:
 
 
 class WorkerProcess:
-    """`aif worker` as its own process."""
+    """`aif worker` as its own process. `session_s` is the shortest that the local broker allows, unless given."""
 
     def __init__(
-        self, deployment: Deployment, name: str = "worker-0", env: dict[str, str] | None = None, session_s: float = 6.0
+        self, deployment: Deployment, name: str = "worker-0", env: dict[str, str] | None = None, session_s: float = 3.0
     ):
         self.deployment, self.name = deployment, name
         self.port = free_port()
         self.log = deployment.data_dir / f"{name}.log"
         self._env, self._session_s = env or {}, session_s
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | subprocess.Popen[bytes] | None = None
 
-    def start(self, *options: str) -> WorkerProcess:
-        """Start it, without waiting."""
-        arguments = [sys.executable, "-c", "from cli.main import main; main()", "worker", "--name", self.name]
-        arguments += ["--web-port", str(self.port), "--session-timeout", str(self._session_s), *options]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(arguments, env=self._environment(), stdout=log, stderr=log)
+    def start(self, *options: str, before: Callable[[], None] | None = None) -> WorkerProcess:
+        """Start it, without waiting; `before` is called first in its process (a function of a module)."""
+        arguments = ["worker", "--name", self.name, "--web-port", str(self.port)]
+        arguments += ["--session-timeout", str(self._session_s), *options]
+        self._process = aif(arguments, self._environment(), self.log, before)
         return self
 
     def _environment(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ class WorkerProcess:
         return {**os.environ, **settings, **self._env}
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Forked | subprocess.Popen[bytes]:
         """The running process."""
         assert self._process is not None
         return self._process
@@ -204,6 +204,32 @@ class Traffic:
             if self._random.random() < 0.01:
                 self._send("user-events", entity_key(1), b"no record")
         self._producer.flush()
+
+    def send_events(self, partition: int, count: int) -> None:
+        """Send `count` user events to one partition, and nothing else."""
+        for _ in range(count):
+            key, value = self._user_event()
+            while partition_of(int.from_bytes(key, "big", signed=True), self.deployment.partitions) != partition:
+                key, value = self._user_event()
+            self._send("user-events", key, value)
+        self._producer.flush()
+
+    @contextmanager
+    def flowing(self, count: int = 20, every_s: float = 0.05) -> Iterator[None]:
+        """Send in another thread meanwhile: `count` records to each source topic at a time."""
+        over = threading.Event()
+
+        def flow() -> None:
+            while not over.wait(every_s):
+                self.send(count)
+
+        thread = threading.Thread(target=flow, name="traffic")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def close(self) -> None:
         """Close the producer."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 
 import pytest
+from faulty_fold import BATCH, third_batch_raises
 from fleet import Traffic, WorkerProcess, drained, running, verified, wait_for
 from kafka import KafkaConsumer, TopicPartition
 
 from schemas.deployment import Deployment
+from streams.lag import measure
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
 
@@ -58,26 +61,27 @@ def test_a_worker_frozen_just_before_its_transaction_is_fenced(deployment: Deplo
             verified(deployment)
 
 
-def test_an_exception_in_a_batch_commits_nothing_of_it(deployment: Deployment, traffic: Traffic) -> None:
-    """A batch that raises ends the process with status 70, commits nothing, and the restart takes it again."""
+def test_an_exception_in_the_third_of_ten_batches_commits_exactly_two(deployment: Deployment, traffic: Traffic) -> None:
+    """The fold of batch 3 of 10 raises: committed is that batch's first offset; the restart takes it, none is lost."""
+    traffic.send_events(0, 10 * BATCH)
     worker = WorkerProcess(deployment)
     with running():
-        worker.start("--failpoint", "raise:folded:5")
-        for _ in range(40):
-            traffic.send(25)
-            if worker.process.poll() is not None:
-                break
-            time.sleep(0.2)
-        assert worker.process.wait(30) == 70
-        assert "Nothing of this batch is committed" in worker.log_tail(200)
-        committed = _committed(deployment)
+        worker.start(before=third_batch_raises)
+        assert worker.process.wait(60) == 70, worker.log_tail()
+        begun = [int(offset) for offset in (deployment.data_dir / "batches").read_text().split()]
+        assert begun == [0, BATCH, 2 * BATCH]
+        last_line = worker.log_tail(1)
+        topic = deployment.topic("user-events")
+        assert f"{topic}-0 at offset {2 * BATCH}: ZeroDivisionError: planted in the fold. Nothing of" in last_line
+        assert _committed(deployment)[f"{topic}-0"] == 2 * BATCH
+        [lag] = [
+            each for each in asyncio.run(measure(deployment)) if (each.source, each.partition) == ("user-events", 0)
+        ]
+        assert (lag.applied, lag.lag) == (2 * BATCH, 8 * BATCH)
         worker.start()
-        health = worker.wait_ready()
-        resumed = {entry["partition"]: entry["next_offset"] for entry in health["partitions"]}
-        assert all(resumed[name] >= offset for name, offset in committed.items())
-        traffic.send(50)
         drained(deployment, worker)
-        verified(deployment)
+        assert _committed(deployment)[f"{topic}-0"] == 10 * BATCH
+        assert verified(deployment).source_records == 10 * BATCH
         worker.kill()
 
 

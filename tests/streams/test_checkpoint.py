@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from domain.feature_plan import Plan
+from domain.features import FEATURES
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
@@ -33,11 +35,13 @@ def _item(offset: int) -> _Record:
 
 def _user(offset: int) -> _Record:
     event = {
-        "event_id": offset % 7,
+        "event_id": offset % 37,
         "user_id": offset % 2,
-        "item_id": 5,
+        "item_id": 5 + offset % 3,
         "event_time_ms": 1_000 * offset,
-        "action": "click",
+        "action": ("click", "view", "purchase")[offset % 3],
+        "category_id": None if offset % 5 == 0 else offset % 4,
+        "value": None if offset % 4 == 0 else float(offset),
     }
     return _Record(offset, offset % 2, codec("user_event").encode(event))
 
@@ -68,3 +72,17 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"garbage")
     with pytest.raises(BadInput, match=r"verify\.checkpoint"):
         Checkpoint.load(path)
+
+
+def test_a_checkpoint_of_other_features_is_declared_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Users of a checkpoint whose features were declared otherwise become what today's would have made of them."""
+    few = UsersOracle(Deployment(), 9, plan=Plan.of(FEATURES[:1]))
+    whole, restored = UsersOracle(Deployment(), 9), UsersOracle(Deployment(), 9)
+    for offset in range(70):
+        whole.apply(_user(offset))
+        few.apply(_user(offset))
+    assert few.users != whole.users
+    Checkpoint(5, {"x-0": PartitionState.of(few, 9, 70)}).save(tmp_path / "verify.checkpoint")
+    Checkpoint.load(tmp_path / "verify.checkpoint").partitions["x-0"].restore(restored)
+    assert restored.users == whole.users
+    assert "other features than declared now" in caplog.text

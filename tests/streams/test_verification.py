@@ -472,6 +472,29 @@ def test_a_letter_outlives_the_setting_that_caused_it(deployment: Deployment) ->
     _in_world(deployment, story)
 
 
+@broker
+def test_what_looser_settings_accepted_is_reported_apart(deployment: Deployment) -> None:
+    """Records that a wider tolerance let in are no missing letters: the table holds them, and only their count shows.
+
+    Where the table does not hold such a record, a letter is missing after all: that differs.
+    """
+
+    async def story(world: World) -> None:
+        strict = replace(world.deployment, future_tolerance_ms=-(10**13))
+        await world.apply("user-events", _event(1, 1), _event(2, 2))
+        await world.apply("item-updates", _update(1, 1))
+        report = await world.verify(strict)
+        assert (report.equal, report.missing_dead_letters, report.accepted_then_refused_now) == (True, 0, 3), report
+        assert "accepted under other settings: 3 records" in "\n".join(report_lines(report))
+        rows = await world.fold("user-events", _event(1, 3))
+        to = world.deployment.changelog("users"), 0
+        await world.commit("user-events", {to: rows[to][-1:]})  # the watermark alone: refused, and no letter written
+        report = await world.verify(strict, stores=False)
+        assert (report.equal, report.differences) == (False, 1)
+
+    _in_world(deployment, story)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     """Folder and version of two untrained models."""
