@@ -27,6 +27,7 @@ from domain.partitioner import partition_of
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import entity_key
+from schemas.records import ACTIONS
 from schemas.topics import Topic, all_topics
 from streams.lag import measure
 from streams.verification import Report, verify
@@ -257,10 +258,12 @@ class Traffic:
 
     def _user_event(self) -> tuple[bytes, bytes]:
         self._event += 1
-        user = int(self._random.integers(self._users))
+        user, item = int(self._random.integers(self._users)), int(self._random.integers(self._items))
         record = {
-            "event_id": self._event, "user_id": user, "item_id": int(self._random.integers(self._items)),
-            "event_time_ms": self._time_ms(), "action": "click", "category_id": None, "value": None,
+            "event_id": self._event, "user_id": user, "item_id": item, "event_time_ms": self._time_ms(),
+            "action": ACTIONS[int(self._random.integers(len(ACTIONS)))],
+            "category_id": None if item % 5 == 0 else item % 17,
+            "value": None if item % 3 == 0 else float(item),
         }  # fmt: skip
         return entity_key(user), codec("user_event").encode(record)
 
