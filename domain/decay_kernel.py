@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba
 import numpy as np
 
+from domain.compiled import njit
 from domain.features import RANKED
 from domain.packed import insert, load_f64, load_i64, load_u16, move, store_f64, store_i64, store_u16
 from domain.sequence import INDEX_DTYPE, INDEXED_CATEGORIES, INDEXED_EACH
@@ -31,7 +31,7 @@ _ITEMS: Final = 3
 _TIMES: Final = _ITEMS + INDEXED_EACH
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _log2_added(total: float, more: float) -> float:
     """log2(2 ** total + 2 ** more) for finite numbers."""
     if total < more:
@@ -39,7 +39,7 @@ def _log2_added(total: float, more: float) -> float:
     return float(total + np.log2(1.0 + np.exp2(more - total)))
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def add_scalars(values: Any, used: int, first: int, time: int, action: int, table: Any) -> int:
     """Add an event to the scalars, whose cells follow `first` amounts."""
     for each in range(len(table)):
@@ -59,7 +59,7 @@ def add_scalars(values: Any, used: int, first: int, time: int, action: int, tabl
     return used
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def add_ranked(ranked: Any, used: int, time: int, action: int, category: int, table: Any) -> int:
     """Add an event of a category to the rankings."""
     at = 0
@@ -74,7 +74,7 @@ def add_ranked(ranked: Any, used: int, time: int, action: int, category: int, ta
     return used
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _rank(ranked: Any, begin: int, end: int, used: int, ranking: int, category: int, more: float) -> int:
     """Add to a category's weight in the ranking that lies from `begin` to `end`; the bytes used then."""
     lightest = begin
@@ -97,7 +97,7 @@ def _rank(ranked: Any, begin: int, end: int, used: int, ranking: int, category: 
     return used
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def index_behaviour(words: Any, floats: Any, rows: int, item: int, time: int, category: int, action: int) -> int:
     """Enter a behaviour into the index ([categories, words] int64, and the same as float64); the number of its rows."""
     place, lightest = -1, 0
@@ -127,7 +127,7 @@ def index_behaviour(words: Any, floats: Any, rows: int, item: int, time: int, ca
     return rows
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _append(words: Any, row: int, item: int, time: int, action: int) -> None:
     """Add to a category's last behaviours; the oldest gives way."""
     used, actions = words[row, 2] & 255, words[row, 2] >> 8

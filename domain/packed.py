@@ -17,6 +17,8 @@ import numba
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from domain.compiled import njit
+
 __all__ = [
     "LONGEST_VARINT",
     "insert",
@@ -91,14 +93,14 @@ def move(_context: Any, target: Any, to: Any, source: Any, at: Any, count: Any) 
     return types.void(target, types.intp, source, types.intp, types.intp), generate
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def insert(buffer: Any, at: int, used: int, count: int) -> int:
     """Make room for `count` bytes at a place among the `used` ones; the number used then."""
     move(buffer, at + count, buffer, at, used - at)
     return used + count
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def read_varint(buffer: Any, at: int) -> tuple[Any, int]:
     """A varint (uint64), and the place behind it."""
     value, shift = numba.uint64(0), numba.uint64(0)
@@ -109,7 +111,7 @@ def read_varint(buffer: Any, at: int) -> tuple[Any, int]:
     return value | numba.uint64(buffer[at]) << shift, at + 1
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def write_varint(buffer: Any, at: int, value: Any) -> int:
     """Write a uint64; the place behind it."""
     while value > numba.uint64(127):
@@ -120,26 +122,26 @@ def write_varint(buffer: Any, at: int, value: Any) -> int:
     return at + 1
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def unzigzag(value: Any) -> Any:
     """The int64 whose zigzag form this is."""
     return numba.int64(value >> numba.uint64(1)) ^ -numba.int64(value & numba.uint64(1))
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def read_long(buffer: Any, at: int) -> tuple[Any, int]:
     """A long, and the place behind it."""
     value, at = read_varint(buffer, at)
     return unzigzag(value), at
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def write_long(buffer: Any, at: int, value: Any) -> int:
     """Write an int64; the place behind it."""
     return write_varint(buffer, at, numba.uint64((value << 1) ^ (value >> 63)))
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def skip_varints(buffer: Any, at: int, count: int) -> int:
     """The place behind so many varints."""
     while count:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba
 import numpy as np
 
+from domain.compiled import njit
 from domain.decay_kernel import index_behaviour
 from domain.packed import LONGEST_VARINT, load_i64, read_long, read_varint, store_f64, write_long, write_varint
 from domain.sequence import BEHAVIOUR_VARINTS, BLOCK, INDEX_DTYPE
@@ -18,7 +18,7 @@ BEHAVIOUR_BYTES: Final = 1 + (BEHAVIOUR_VARINTS - 1) * LONGEST_VARINT
 _INDEX_BYTES: Final = INDEX_DTYPE.itemsize
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def write_behaviour(
     behaviours: Any, used: int, item: int, since_ms: int, action: int, category: int, has_category: bool, value: float,
     word: Any,
@@ -36,7 +36,7 @@ def write_behaviour(
     return write_varint(behaviours, used, _reversed(np.uint64(load_i64(word, 0))))
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _reversed(word: Any) -> Any:
     """A word with its bytes in reverse."""
     found = np.uint64(0)
@@ -46,7 +46,7 @@ def _reversed(word: Any) -> Any:
     return found
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def index_block(block: Any, at: int, words: Any, floats: Any, used: int) -> int:
     """Enter the block that begins at `at` into the category index; the bytes that the index uses then."""
     rows, time = used // _INDEX_BYTES, 0

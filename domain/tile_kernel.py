@@ -15,9 +15,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Final
 
-import numba
 import numpy as np
 
+from domain.compiled import njit
 from domain.packed import (
     insert,
     load_f64,
@@ -43,14 +43,14 @@ assert all(coarse % fine == 0 for fine, coarse in pairwise(_TILE_MS))
 _N, _SUM, _MIN = 0, 1, 2  # positions in AMOUNT_KINDS of feature_plan.py; max is the fourth
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def tile_numbers(time: int, tiles: Any) -> None:
     """The number of the tile of every level that a time lies in, into [levels]."""
     for level in range(_LEVELS):
         tiles[level] = time // _TILE_MS[level]
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def place_of(entries: Any, size: int, used: int, cell: int) -> int:
     """Where the first entry of this cell or a higher one begins; entries begin with a u16 cell."""
     low, high = 0, used // size
@@ -63,7 +63,7 @@ def place_of(entries: Any, size: int, used: int, cell: int) -> int:
     return low * size
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def add_counts(tiles: Any, used: int, number: Any, newest: Any, action: int) -> int:
     """Count an event of the tiles `number` [levels] where the row, whose newest event is of `newest`, reaches back."""
     for level in range(_LEVELS):
@@ -81,7 +81,7 @@ def add_counts(tiles: Any, used: int, number: Any, newest: Any, action: int) -> 
     return used
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _amount_added(kind: int, held: float, value: float) -> float:
     if kind == _N:
         return held + 1.0
@@ -90,7 +90,7 @@ def _amount_added(kind: int, held: float, value: float) -> float:
     return min(held, value) if kind == _MIN else max(held, value)
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def add_amounts(values: Any, used: int, number: Any, newest: Any, action: int, value: float, table: Any) -> int:
     """Add an event's value to the amounts of its tiles."""
     for each in range(len(table)):
@@ -109,7 +109,7 @@ def add_amounts(values: Any, used: int, number: Any, newest: Any, action: int, v
     return used
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _register_and_rank(value: int) -> tuple[Any, int]:
     """HyperLogLog register and rank of an id: of its splitmix64 hash, 8 low bits and 1 + zeros that follow them."""
     mixed = np.uint64(value) + np.uint64(0x9E3779B97F4A7C15)
@@ -123,7 +123,7 @@ def _register_and_rank(value: int) -> tuple[Any, int]:
     return register, rank
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def add_registers(
     registers: Any, used: int, number: Any, newest: Any, action: int, item: int, category: int, has_category: bool,
     table: Any,
@@ -154,7 +154,7 @@ def add_registers(
     return used
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def expire_tiles(
     newest: Any, now: Any, gone: Any, tiles: Any, values: Any, registers: Any, used: Any, amount_table: Any,
     sketch_table: Any,
@@ -180,13 +180,13 @@ def expire_tiles(
             break
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _lives(slot: int, newest: Any, gone: Any, level: int) -> bool:
     """Whether the slot's tile is none of the first `gone` that the row kept."""
     return ((slot - newest[level] + _LENGTH_TILES[level]) & (SLOTS - 1)) >= gone[level]
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _expire_counts(tiles: Any, used: int, newest: Any, gone: Any, top: int) -> int:
     """Levels above `top` have not moved, and lie behind."""
     at, kept, end = 0, 0, place_of(tiles, _TILE_BYTES, used, (top + 1) << (SLOT_BITS + ACTION_BITS))
@@ -202,7 +202,7 @@ def _expire_counts(tiles: Any, used: int, newest: Any, gone: Any, top: int) -> i
     return used - end + kept
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _expire_values(values: Any, used: int, newest: Any, gone: Any, table: Any) -> int:
     at, kept, end = 0, 0, place_of(values, _VALUE_BYTES, used, len(table) << SLOT_BITS)
     while at < end:
@@ -217,7 +217,7 @@ def _expire_values(values: Any, used: int, newest: Any, gone: Any, table: Any) -
     return used - end + kept
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _expire_registers(registers: Any, used: int, newest: Any, gone: Any, table: Any) -> int:
     at, kept = 0, 0
     while at < used:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-import numba
 import numpy as np
 from numba import types
 
+from domain.compiled import njit
 from domain.decay_kernel import RANKED_BYTES, add_ranked, add_scalars
 from domain.duplicates import EVENT_IDS
 from domain.feature_plan import REGISTERS
@@ -74,7 +74,7 @@ def scratch_of(plan: Any) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _remembered(ids: Any, used: int, event_id: int) -> bool:
     for at in range(0, used, _ID_BYTES):  # noqa: SIM110 (a generator would not compile)
         if load_i64(ids, at) == event_id:
@@ -82,7 +82,7 @@ def _remembered(ids: Any, used: int, event_id: int) -> bool:
     return False
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _remember(ids: Any, used: int, event_id: int) -> int:
     """Add an id, the oldest gives way; the bytes used then."""
     if used == EVENT_IDS * _ID_BYTES:
@@ -92,7 +92,7 @@ def _remember(ids: Any, used: int, event_id: int) -> int:
     return used + _ID_BYTES
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _read_field(rows: Any, at: int, target: Any) -> tuple[int, int]:
     """Copy a field of bytes; its length, and the place behind it."""
     count, at = read_long(rows, at)
@@ -100,7 +100,7 @@ def _read_field(rows: Any, at: int, target: Any) -> tuple[int, int]:
     return count, at + count
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _read_row(
     rows: Any, at: int, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any, ids: Any,
     behaviours: Any, index: Any,
@@ -116,14 +116,14 @@ def _read_row(
     used[_INDEX], at = _read_field(rows, at, index)
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _write_field(out: Any, at: int, source: Any, count: int) -> int:
     at = write_long(out, at, count)
     move(out, at, source, 0, count)
     return at + count
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _write_row(
     out: Any, at: int, prefix: Any, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any,
     ids: Any, behaviours: Any, index: Any,
@@ -142,7 +142,7 @@ def _write_row(
     return _write_field(out, at, index, used[_INDEX])
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _begin(longs: Any, used: Any) -> None:
     """A row without anything."""
     longs[_NEWEST], longs[_COUNTED] = NEVER, 0
@@ -150,7 +150,7 @@ def _begin(longs: Any, used: Any) -> None:
         used[each] = 0
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _has_prefix(rows: Any, at: int, end: int, prefix: Any) -> bool:
     if end - at < len(prefix):
         return False
@@ -160,7 +160,7 @@ def _has_prefix(rows: Any, at: int, end: int, prefix: Any) -> bool:
     return True
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _count(
     at_ms: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
     tiles: Any, values: Any, registers: Any, ranked: Any, number: Any, newest: Any, gone: Any,
@@ -185,7 +185,7 @@ def _count(
         used[_RANKED] = add_ranked(ranked, used[_RANKED], at_ms, action, category, ranking_table)
 
 
-@numba.njit(cache=True, _nrt=False)
+@njit(_nrt=False)
 def _join(
     at_ms: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
     behaviours: Any, index: Any, words: Any, floats: Any, word: Any, blocks: Any, block_at: Any, moved: int,
@@ -214,13 +214,13 @@ _U1, _I1, _I8, _F8 = types.uint8[::1], types.int8[::1], types.int64[::1], types.
 _PAIRS: Final = types.int64[:, ::1]
 
 
-@numba.njit(
+@njit(
     types.int64(
         _READ_ONLY, _I8, _READ_ONLY, types.int64, _I8, _I8,
         types.Tuple((_I8, _I8, _I8, _I8, _U1, _I8, types.boolean[::1], _F8)), _I8, types.int64,
         types.UniTuple(_PAIRS, 4), _I1, _U1, _I8, _PAIRS, _I8, _U1, _I8,
         types.Tuple((*[_U1] * 7, _PAIRS, types.float64[:, ::1], _U1, *[_I8] * 5)),
-    ), cache=True, _nrt=False,
+    ), _nrt=False,
 )  # fmt: skip
 def fold_rows(
     rows: Any, row_at: Any, prefix: Any, topic_id: int, order: Any, first: Any, events: Any, clock_ms: Any,
