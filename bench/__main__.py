@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 
 from cli.bench import streams
-from cli.main import exit_code
-from schemas.errors import AifError
+from schemas.errors import AifError, exit_status
 
 if __name__ == "__main__":
     try:
         streams(prog_name="python -m bench")
     except AifError as error:
         print(f"aif: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        sys.exit(exit_status(error))

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import click
 
-from schemas.errors import AifError, BadInput, Unavailable
+from schemas.errors import AifError, exit_status
 
-__all__ = ["COMMANDS", "exit_code", "main"]
+__all__ = ["COMMANDS", "main"]
 
 #: Sub-command -> where its click command lives. A module is imported only when its command or its help is asked for.
 COMMANDS: Final[dict[str, str]] = {
@@ -32,17 +32,6 @@ COMMANDS: Final[dict[str, str]] = {
     "bench": "cli.bench:command",
 }
 
-_BAD_INPUT: Final = 2  # click's own code for a usage error
-_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
-_SOFTWARE: Final = 70  # EX_SOFTWARE
-
-
-def exit_code(error: AifError) -> int:
-    """The process's exit status for an error: 2 the caller's fault, 69 worth a retry, 70 anything else."""
-    if isinstance(error, BadInput):
-        return _BAD_INPUT
-    return _UNAVAILABLE if isinstance(error, Unavailable) else _SOFTWARE
-
 
 class _LazyGroup(click.Group):
     """Finds commands in COMMANDS, in that order, and prints an AifError as one line instead of a traceback."""
@@ -63,7 +52,7 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except AifError as error:
             click.echo(f"aif: {error}", err=True)
-            ctx.exit(exit_code(error))
+            ctx.exit(exit_status(error))
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -10,12 +10,12 @@
     ├── Unavailable        the surroundings': broker or disk; retriable within a budget
     └── Corrupt            nobody's guess: state that contradicts itself; crash loudly
 
-A message always says what was expected, what was found and what to do.
+A message always says what was expected, what was found and what to do. `exit_status` is what a process ends with.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 __all__ = [
     "AifError",
@@ -25,6 +25,7 @@ __all__ = [
     "Corrupt",
     "DecodeError",
     "Unavailable",
+    "exit_status",
 ]
 
 
@@ -64,3 +65,15 @@ class Unavailable(AifError):
 
 class Corrupt(AifError):
     """Stored state contradicts itself or this build; the process must not go on."""
+
+
+_BAD_INPUT: Final = 2  # click's own for a usage error
+_UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
+_SOFTWARE: Final = 70  # EX_SOFTWARE
+
+
+def exit_status(error: BaseException) -> int:
+    """A process's exit status for what ends it: 2 the caller's fault, 69 worth a retry, 70 anything else."""
+    if isinstance(error, BadInput):
+        return _BAD_INPUT
+    return _UNAVAILABLE if isinstance(error, AifError) and error.retriable else _SOFTWARE

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["TABLES", "TOPICS", "Table", "Topic", "all_topics", "changelog_topic", "dead_letter_topic"]
+__all__ = ["LANES", "TABLES", "TOPICS", "Table", "Topic", "all_topics", "changelog_topic", "dead_letter_topic"]
 
 _DAY_MS: Final = 86_400_000
 
@@ -117,6 +117,13 @@ TABLES: Final[dict[str, Table]] = {
         ),
     )
 }  # fmt: skip
+
+
+#: Tables made from each source topic; the first one's watermark says where a lane stands.
+LANES: Final[dict[str, tuple[str, ...]]] = {
+    source: tuple(table.name for table in TABLES.values() if table.source == source)
+    for source in dict.fromkeys(table.source for table in TABLES.values())
+}
 
 
 def _dead_letters(source: Topic) -> Topic:

@@ -7,21 +7,21 @@ looks for the fate of a record finds it, and `aif verify` goes on finding a lett
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
 
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, BadRecord, Unavailable
 from schemas.records import DeadLetter
 from schemas.topics import TOPICS
+from streams.log_reader import LogReader
+from streams.sources import topic_ids
 
 __all__ = ["REPLAYED_HEADER", "UNREADABLE", "Entry", "LetterLog", "parse_coordinates", "source_named"]
 
@@ -29,12 +29,6 @@ __all__ = ["REPLAYED_HEADER", "UNREADABLE", "Entry", "LetterLog", "parse_coordin
 REPLAYED_HEADER: Final = "aif-replayed-as"
 #: Reason given to what is in a dead-letter topic and is no letter.
 UNREADABLE: Final = "unreadable_letter"
-
-#: A transaction that nobody ends is aborted by the broker after 60 s at most; see changelog.py.
-_SETTLED_WITHIN_S: Final = 90.0
-_IDLE_POLL_MS: Final = 200
-#: A reader that does not wait for open transactions stops after this much silence.
-_SILENCE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +70,17 @@ class LetterLog:
         self.source = source
         self._deployment = deployment
         self._tp = TopicPartition(deployment.dead_letters(source), 0)
-        self._consumer = self._client("read_committed")
+        self._reader = LogReader(deployment.bootstrap_servers)
 
     async def __aenter__(self) -> LetterLog:
-        with _translated(self._tp.topic):
-            await self._consumer.start()
-        if self._tp.topic not in await self._consumer.topics():
-            await self._consumer.stop()
-            raise BadInput(
-                f"topic {self._tp.topic} does not exist at {self._deployment.bootstrap_servers}: run "
-                "`aif topics create`, or name the deployment with --prefix"
-            )
+        await asyncio.to_thread(topic_ids, self._deployment.bootstrap_servers, [self._tp.topic])
+        await self._reader.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._consumer.stop()
+        await self._reader.__aexit__(kind, error, trace)
 
     async def entries(self, *, settled: bool = False) -> dict[str, Entry]:
         """The newest letter of each coordinates, in log order.
@@ -101,7 +89,9 @@ class LetterLog:
         seen: raises Unavailable where they do not end. Without, shows what is committed.
         """
         found: dict[str, Entry] = {}
-        async for record in self._records(await self._settled_end() if settled else None):
+        bounds = await self._reader.bounds(self._tp)
+        end = await self._reader.settled(self._tp, bounds.written) if settled else bounds.committed
+        async for record in self._reader.records(self._tp, bounds.start, end):
             coordinates = record.key.decode(errors="replace") if record.key else f"?-{record.offset}"
             found.pop(coordinates, None)  # so that the order is that of the newest letters
             if record.value is not None:
@@ -113,7 +103,8 @@ class LetterLog:
         wanted = frozenset(offsets)
         if not wanted:
             return
-        async for record in self._records(max(wanted) + 1, start=min(wanted)):
+        start = max(min(wanted), (await self._reader.bounds(self._tp)).start)
+        async for record in self._reader.records(self._tp, start, max(wanted) + 1):
             if record.offset in wanted and record.value is not None:
                 letter: Any = codec("dead_letter").decode(record.value)
                 yield record.offset, letter
@@ -133,54 +124,3 @@ class LetterLog:
             reason, append_time_ms = UNREADABLE, record.timestamp
         replayed_as = headers.get(REPLAYED_HEADER, b"").decode(errors="replace")
         return Entry(self.source, coordinates, record.offset, reason, append_time_ms, replayed_as)
-
-    async def _settled_end(self) -> int:
-        """Offset behind the last record, those of open transactions included."""
-        consumer = self._client("read_uncommitted")
-        with _translated(self._tp.topic):
-            await consumer.start()
-            try:
-                return int((await consumer.end_offsets([self._tp]))[self._tp])
-            finally:
-                await consumer.stop()
-
-    async def _records(self, settled_end: int | None, start: int = 0) -> AsyncIterator[Any]:
-        consumer, tp = self._consumer, self._tp
-        with _translated(tp.topic):
-            consumer.assign([tp])
-            consumer.seek(tp, max(start, (await consumer.beginning_offsets([tp]))[tp]))
-            end = settled_end if settled_end is not None else (await consumer.end_offsets([tp]))[tp]
-            patience_s = _SILENCE_S if settled_end is None else _SETTLED_WITHIN_S
-            heard = time.monotonic()
-            while await consumer.position(tp) < end:
-                batch = (await consumer.getmany(tp, timeout_ms=_IDLE_POLL_MS, max_records=5_000)).get(tp, [])
-                if batch:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > patience_s:
-                    if settled_end is None:
-                        return
-                    raise Unavailable(
-                        f"{tp.topic}: a transaction is open since {patience_s:.0f} s; is a worker stopped (SIGSTOP) "
-                        "in the middle of a batch? End it and run this again"
-                    )
-                for record in batch:
-                    if record.offset < end:
-                        yield record
-
-    def _client(self, isolation_level: str) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            bootstrap_servers=self._deployment.bootstrap_servers,
-            isolation_level=isolation_level,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=8 << 20,
-            fetch_max_wait_ms=100,
-        )
-
-
-@contextmanager
-def _translated(topic: str) -> Iterator[None]:
-    try:
-        yield
-    except KafkaError as error:
-        raise Unavailable(f"reading {topic}: {type(error).__name__}: {error}; try again") from error

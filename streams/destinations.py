@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
 
 from schemas.deployment import Deployment
-from schemas.errors import BadInput, Unavailable
+from schemas.errors import BadInput
 from schemas.topics import TABLES, Topic, all_topics
+from streams.sources import asking
 
 __all__ = ["require_destinations"]
 
@@ -27,17 +26,9 @@ def require_destinations(deployment: Deployment) -> None:
     """
     sources = {table.source for table in TABLES.values()}  # sources.py looks after those
     topics = {deployment.topic(topic.name): topic for topic in all_topics() if topic.name not in sources}
-    try:
-        admin = KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers, bootstrap_timeout_ms=8_000)
-        try:
-            found = {each["name"]: each for each in admin.describe_topics(list(topics)) if not each["error_code"]}
-            policies = _cleanup_policies(admin, [name for name in topics if name in found])
-        finally:
-            admin.close()
-    except KafkaError as error:
-        raise Unavailable(
-            f"asking {deployment.bootstrap_servers} for the topics of this deployment: {type(error).__name__}: {error}"
-        ) from error
+    with asking(deployment.bootstrap_servers, "how its topics are kept") as admin:
+        found = {each["name"]: each for each in admin.describe_topics(list(topics)) if not each["error_code"]}
+        policies = _cleanup_policies(admin, [name for name in topics if name in found])
     for name, topic in topics.items():
         partitions = len(found[name]["partitions"]) if name in found else 0
         _check(deployment, name, topic, partitions, policies)

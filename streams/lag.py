@@ -13,18 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
-from kafka import KafkaAdminClient
 from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
-from kafka.errors import KafkaError as ClientError
 
 from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import BadRecord, Unavailable
+from schemas.errors import BadRecord
 from schemas.ids import WATERMARK_KEY
 from schemas.records import Watermark
-from schemas.topics import TABLES
-from streams.sources import source_topic_ids
+from schemas.topics import LANES, TABLES
+from streams.changelog import translated
+from streams.sources import asking, source_topic_ids
 
 __all__ = ["PartitionLag", "applied_offset", "last_watermark", "measure"]
 
@@ -78,25 +76,21 @@ class PartitionLag:
 
 async def measure(deployment: Deployment) -> list[PartitionLag]:
     """Every source partition's lag. Raises Unavailable where the broker does not answer, BadInput without topics."""
-    topics = [deployment.topic(source) for source in _lanes()]
+    topics = [deployment.topic(source) for source in LANES]
     ids = await asyncio.to_thread(source_topic_ids, deployment, [*topics, *map(deployment.changelog, TABLES)])
     committed, owners = await asyncio.to_thread(_group, deployment)
     found = []
-    try:
+    with translated(f"asking {deployment.bootstrap_servers} for the ends of topics"):
         async with _Reader(deployment) as reader:
             starts, ends, readable = await reader.bounds(_partitions(deployment, topics))
             marks = await reader.watermarks(_partitions(deployment, map(deployment.changelog, TABLES)))
-            for source, tables in _lanes().items():
+            for source, tables in LANES.items():
                 for tp in _partitions(deployment, [deployment.topic(source)]):
                     ours = {table: marks[TopicPartition(deployment.changelog(table), tp.partition)] for table in tables}
                     applied = applied_offset(ours.values(), ids[tp.topic], starts[tp])
                     lag = await reader.records_between(tp, applied, ends[tp])
                     where = source, tp.partition, ends[tp], readable[tp], committed.get(tp), applied
                     found.append(PartitionLag(*where, lag, ours, owners.get(tp, "")))
-    except KafkaError as error:
-        raise Unavailable(
-            f"{deployment.bootstrap_servers} does not answer: {type(error).__name__}: {error}; try again"
-        ) from error
     return found
 
 
@@ -125,13 +119,6 @@ def _partitions(deployment: Deployment, topics: Iterable[str]) -> list[TopicPart
     return [TopicPartition(topic, partition) for topic in topics for partition in range(deployment.partitions)]
 
 
-def _lanes() -> dict[str, list[str]]:
-    lanes: dict[str, list[str]] = {}
-    for table in TABLES.values():
-        lanes.setdefault(table.source, []).append(table.name)
-    return lanes
-
-
 def _of_coordinator(admin: Any, group: str) -> tuple[Any, Any]:
     """Offsets and description of a group; a broker that has just started takes seconds to name the coordinator."""
     deadline = time.monotonic() + _COORDINATOR_WITHIN_S
@@ -146,16 +133,8 @@ def _of_coordinator(admin: Any, group: str) -> tuple[Any, Any]:
 
 def _group(deployment: Deployment) -> tuple[dict[Any, int], dict[Any, str]]:
     """Committed offset and owner of each source partition of the group."""
-    try:
-        admin = KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers, bootstrap_timeout_ms=8_000)
-    except ClientError as error:
-        raise Unavailable(f"{deployment.bootstrap_servers} does not answer: {error}") from error
-    try:
+    with asking(deployment.bootstrap_servers, f"who is in group {deployment.group}") as admin:
         offsets, described = _of_coordinator(admin, deployment.group)
-    except ClientError as error:
-        raise Unavailable(f"the group's coordinator does not answer: {error}; try again") from error
-    finally:
-        admin.close()
     committed = {
         TopicPartition(tp.topic, tp.partition): found.offset for tp, found in offsets.items() if found.offset >= 0
     }

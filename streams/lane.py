@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 from faust.types import TP
 
 from schemas.deployment import Deployment
-from schemas.errors import AifError
+from schemas.errors import AifError, exit_status
 from streams.batching import BatchConsumer, FetchedBatch
 from streams.changelog import ChangelogWriter
 from streams.failpoint import NO_FAILPOINT, Failpoint
@@ -31,14 +31,10 @@ from streams.standby import Standby
 from streams.store import Store
 from streams.tables import BatchedTable
 
-__all__ = ["EXIT_CRASHED", "EXIT_UNAVAILABLE", "KafkaRim", "Lane", "Rim"]
+__all__ = ["KafkaRim", "Lane", "Rim"]
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-#: Of sysexits.h, and those of the `aif` command.
-EXIT_CRASHED: Final = 70
-EXIT_UNAVAILABLE: Final = 69
 
 #: Without a batch for this long, a source partition is at rest.
 _AT_REST_S: Final = 60.0
@@ -214,7 +210,6 @@ class Lane:
 
     def fail(self, error: BaseException, tp: TP) -> None:
         """End the process: nothing of the batch in hand is committed, the restart takes it again."""
-        retriable = isinstance(error, AifError) and error.retriable
         partition = self.partitions.get(tp.partition) if tp.topic == self.topic else None
         at = f" at offset {partition.cursor.expected}" if partition is not None and partition.cursor else ""
         if not isinstance(error, AifError):
@@ -223,7 +218,7 @@ class Lane:
             "%s-%d%s: %s: %s. Nothing of this batch is committed; ending the process so that it is taken again",
             tp.topic, tp.partition, at, type(error).__name__, error,
         )  # fmt: skip
-        self._exit_process(EXIT_UNAVAILABLE if retriable else EXIT_CRASHED)
+        self._exit_process(exit_status(error))
 
     async def _close(self, number: int) -> None:
         await self.partitions.pop(number).close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from kafka import KafkaAdminClient
@@ -12,7 +13,7 @@ from kafka.errors import KafkaError
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, Unavailable
 
-__all__ = ["source_topic_ids", "topic_ids"]
+__all__ = ["asking", "source_topic_ids", "topic_ids"]
 
 _ANSWER_MS: Final = 8_000
 
@@ -37,7 +38,9 @@ def topic_ids(bootstrap_servers: str, topics: Iterable[str]) -> dict[str, int]:
     return {name: _id(topic) for name, topic in _described(bootstrap_servers, list(topics)).items()}
 
 
-def _described(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, Any]]:
+@contextmanager
+def asking(bootstrap_servers: str, what: str) -> Iterator[KafkaAdminClient]:
+    """A client that asks the broker about topics and groups. Raises Unavailable where it answers not, or not that."""
     try:
         admin = KafkaAdminClient(
             bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=_ANSWER_MS, request_timeout_ms=_ANSWER_MS
@@ -48,14 +51,18 @@ def _described(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str,
             "`aif broker start`, or say where yours is with --bootstrap-servers"
         ) from error
     try:
-        found = {topic["name"]: topic for topic in admin.describe_topics(topics) if not topic["error_code"]}
+        yield admin
     except KafkaError as error:
         raise Unavailable(
-            f"the broker at {bootstrap_servers} does not say which topics it has ({type(error).__name__}: {error}): "
-            "try again"
+            f"the broker at {bootstrap_servers} does not say {what} ({type(error).__name__}: {error}): try again"
         ) from error
     finally:
         admin.close()
+
+
+def _described(bootstrap_servers: str, topics: list[str]) -> dict[str, dict[str, Any]]:
+    with asking(bootstrap_servers, "which topics it has") as admin:
+        found = {topic["name"]: topic for topic in admin.describe_topics(topics) if not topic["error_code"]}
     if absent := [name for name in topics if name not in found]:
         raise BadInput(f"topic {', '.join(absent)} does not exist at {bootstrap_servers}: run `aif topics create`")
     return {name: found[name] for name in topics}

@@ -11,10 +11,11 @@ compared with the changelogs. Nothing waits for ever: a system that was stopped 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from aiokafka import TopicPartition
 
@@ -22,7 +23,7 @@ from domain.artifact import path_of
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord
-from schemas.topics import all_topics
+from schemas.topics import LANES, all_topics
 from streams.activity_check import check_activity
 from streams.activity_history import ActivityHistory
 from streams.checkpoint import Checkpoint
@@ -36,12 +37,6 @@ from streams.verdicts import Verdicts
 from streams.verification_report import Report
 
 __all__ = ["Report", "verify"]
-
-_LANES: Final = (
-    Lane("item-updates", ("items", "n2o_a")),
-    Lane("user-events", ("users",)),
-    Lane("item-activity", ("item_activity",)),
-)
 
 
 async def verify(
@@ -60,7 +55,7 @@ async def verify(
         models = await _published(reader, deployment)
         history = ActivityHistory(reader, deployment, ids[deployment.topic("item-activity")], before, progress)
         users: dict[int, Recomputed] = {}
-        for lane in _LANES:
+        for lane in itertools.starmap(Lane, LANES.items()):
             verdicts = Verdicts(reader, deployment, lane.source)
             topic_id = ids[deployment.topic(lane.source)]
             for partition in range(deployment.partitions):

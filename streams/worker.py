@@ -18,14 +18,11 @@ import faust
 from mode.loop import use as use_loop
 
 from schemas.deployment import Deployment
-from schemas.errors import AifError, BadInput
-from streams.lane import EXIT_CRASHED, EXIT_UNAVAILABLE
+from schemas.errors import AifError, Unavailable, exit_status
 from streams.topology import Worker, WorkerSettings, build_worker
 
 __all__ = ["run"]
 
-#: The `aif` command's.
-_EXIT_BAD_INPUT = 2
 #: An orderly stop that takes longer is none.
 _STOP_WITHIN_S = 9.0
 #: Faust, aiokafka and kafka-python log every record or every poll at DEBUG and INFO; building those records costs
@@ -56,9 +53,10 @@ class _Process(faust.Worker):  # type: ignore[misc]
 
 
 def _give_up() -> None:
-    logging.getLogger(__name__).error("the broker does not answer the goodbye; ending without it")
+    error = Unavailable("the broker does not answer the goodbye; ending without it")
+    logging.getLogger(__name__).error("%s", error)
     logging.shutdown()
-    os._exit(EXIT_UNAVAILABLE)
+    os._exit(exit_status(error))
 
 
 def _set_up(worker: Worker) -> None:
@@ -78,9 +76,7 @@ class _CommandLineError(click.ClickException):
 
     def __init__(self, error: AifError) -> None:
         super().__init__(str(error))
-        self.exit_code = EXIT_UNAVAILABLE if error.retriable else EXIT_CRASHED
-        if isinstance(error, BadInput):
-            self.exit_code = _EXIT_BAD_INPUT
+        self.exit_code = exit_status(error)
 
 
 def _process_of(worker: Worker) -> type[_Process]:

@@ -9,8 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.main import COMMANDS, exit_code, main
-from schemas.errors import ArtifactError, BadInput, BadRecord, Corrupt, Unavailable
+from cli.main import COMMANDS, main
+from schemas.errors import ArtifactError, BadInput, BadRecord, Corrupt, Unavailable, exit_status
 
 
 def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -74,7 +74,7 @@ def test_errors_become_one_line_and_an_exit_status(
 
     monkeypatch.setattr("cli.broker.command.invoke", fail)
     answer = CliRunner().invoke(main, ["broker", "status"])
-    assert exit_code(error) == answer.exit_code == code
+    assert exit_status(error) == answer.exit_code == code
     assert answer.stderr == f"aif: {error}\n"
     assert answer.stdout == ""
 
