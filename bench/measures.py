@@ -125,7 +125,7 @@ def _rival(bench: Bench, module: str, records: int, **options: Any) -> Figure:
 
 
 def _recovery(bench: Bench) -> Figure:
-    rows = max(bench.records, 300_000)
+    rows = _MILLION
     with bench.deployment() as deployment:
         fill_plain(deployment, rows, rows, distinct=True)
         bench.run(_LANE, Job.of(deployment, rows, fold="plain", web_port=_free_port()))

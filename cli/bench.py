@@ -77,6 +77,7 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
 Examples:
   aif bench windows                          the fold, its bytes, and training rows
   aif bench windows --json | tail -1         one JSON object
+  aif bench windows --dataset globo-news     also the bytes that a real log writes
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line instead of a table.")
@@ -84,7 +85,11 @@ Examples:
 @click.option("--users", default=50_000, show_default=True, help="Users that act.")
 @click.option("--repetitions", default=3, show_default=True, help="How often each is measured; medians are shown.")
 @click.option("--broker", "with_broker", is_flag=True, help="Also the real worker beside Quix Streams' window.")
-def windows(as_json: bool, events: int, users: int, repetitions: int, with_broker: bool) -> None:
+@click.option("--dataset", metavar="NAME", help="Also the bytes that this data set (or mapping file) writes.")
+@click.option("--path", type=click.Path(path_type=Path, exists=True), help="Where its files lie, as in `aif replay`.")
+def windows(
+    as_json: bool, events: int, users: int, repetitions: int, with_broker: bool, dataset: str | None, path: Path | None
+) -> None:
     """User windows, features and sequences: the pure fold, bytes written, export of training rows.
 
     With --broker also user events through the worker, on a broker of its own, as `aif bench streams` does.
@@ -95,12 +100,15 @@ def windows(as_json: bool, events: int, users: int, repetitions: int, with_broke
         raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
     from rich.console import Console
 
-    from bench.windows import measure_windows
+    from bench.windows import measure_dataset, measure_windows
 
     console = Console(stderr=True)
     found = measure_windows(
         events, users, repetitions, lambda name, number: console.print(f"{number + 1}/{repetitions} {name}")
     )
+    if dataset is not None:
+        console.print(dataset)
+        found |= measure_dataset(dataset, path)
     if with_broker:
         from bench.window_lane import measure_lane
 

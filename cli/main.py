@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, str]] = {
     "broker": "cli.broker:command",
     "topics": "cli.topics:command",
     "train": "cli.train:command",
+    "evaluate": "cli.evaluate:command",
     "artifact": "cli.artifact:command",
     "model": "cli.model:command",
     "worker": "cli.worker:command",

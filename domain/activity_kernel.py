@@ -1,18 +1,19 @@
 """The inner loop of item_activity.py, compiled: every event of a batch, one at a time, into its item's row.
 
-It does what item_activity.py says, in the order of the log. As in user_kernel.py, a row's tiles are spread over dense
-arrays while its events are applied: a tile lies in slot `tile number & 15` of its level, `number` says which tile a
-slot holds. The machine code is cached beside this file; the first call of a new build compiles for some seconds.
+It does what item_activity.py says, in the order of the log. A row's tiles are spread over dense arrays while its events
+are applied: a tile lies in its slot (windows.py), and `number` says which tile that is. The machine code is cached
+beside this file; importing a new build compiles for some seconds.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-import numba
 import numpy as np
+from numba import types
 
-from domain.windows import FIRST_CELL, LONGEST_MS, WINDOWS
+from domain.compiled import njit
+from domain.windows import ACTION_BITS, LONGEST_MS, SLOT_BITS, SLOTS, WINDOWS
 from schemas.records import ACTIONS
 
 __all__ = ["NEVER", "fold_activity"]
@@ -23,42 +24,35 @@ NEVER: Final = -(2**61)
 _LEVELS: Final = len(WINDOWS)
 _COUNTED_FROM: Final = 1  # the shortest window is not an item's
 _ACTIONS: Final = len(ACTIONS)
-_SLOTS: Final = 16
 _TILE_MS: Final = tuple(window.tile_ms for window in WINDOWS)
 _LENGTH_MS: Final = tuple(window.length_ms for window in WINDOWS)
-_TILES: Final = tuple(window.tiles for window in WINDOWS)
-_FIRST: Final = tuple(FIRST_CELL.tolist())
-assert max(_TILES) <= _SLOTS
 
 
-@numba.njit(cache=True)
+@njit()
 def _oldest(level: int, newest: int) -> int:
     """Number of the oldest tile of a level that reaches into its window."""
     return (newest - _LENGTH_MS[level]) // _TILE_MS[level]
 
 
-@numba.njit(cache=True)
+@njit()
 def _spread(cells: Any, amounts: Any, start: int, end: int, newest: int, number: Any, counts: Any) -> None:
     """A row's packed tiles into slots."""
     for place in range(start, end):
         cell = np.int64(cells[place])
-        level = _COUNTED_FROM
-        while cell >= _FIRST[level + 1]:
-            level += 1
-        tile = _oldest(level, newest) + (cell - _FIRST[level]) // _ACTIONS
-        slot = tile & (_SLOTS - 1)
-        number[level, slot] = tile
-        counts[level, slot, (cell - _FIRST[level]) % _ACTIONS] = amounts[place]
+        level, slot = cell >> (SLOT_BITS + ACTION_BITS), (cell >> ACTION_BITS) & (SLOTS - 1)
+        oldest = _oldest(level, newest)
+        number[level, slot] = oldest + ((slot - oldest) & (SLOTS - 1))
+        counts[level, slot, cell & ((1 << ACTION_BITS) - 1)] = amounts[place]
 
 
-@numba.njit(cache=True)
+@njit()
 def _count(time: int, action: int, newest: int, number: Any, counts: Any) -> None:
     """Add an event to its tile of every level that still reaches back to it."""
     for level in range(_COUNTED_FROM, _LEVELS):
         tile = time // _TILE_MS[level]
         if tile < _oldest(level, newest):
             continue
-        slot = tile & (_SLOTS - 1)
+        slot = tile & (SLOTS - 1)
         if number[level, slot] != tile:
             number[level, slot] = tile
             for each in range(_ACTIONS):
@@ -66,37 +60,47 @@ def _count(time: int, action: int, newest: int, number: Any, counts: Any) -> Non
         counts[level, slot, action] += np.uint32(1)
 
 
-@numba.njit(cache=True)
+@njit()
 def _snapshot(newest: int, number: Any, counts: Any, out: Any) -> None:
     """Counts by window and action at the row's newest event."""
     for level in range(_COUNTED_FROM, _LEVELS):
         oldest, first = _oldest(level, newest), (level - _COUNTED_FROM) * _ACTIONS
         for action in range(_ACTIONS):
             out[first + action] = 0
-        for slot in range(_SLOTS):
+        for slot in range(SLOTS):
             if number[level, slot] >= oldest:
                 for action in range(_ACTIONS):
                     out[first + action] += counts[level, slot, action]
 
 
-@numba.njit(cache=True)
+@njit()
 def _packed(newest: int, number: Any, counts: Any, cells: Any, amounts: Any, end: int) -> int:
     """Append the row's non-empty tiles in the order of their cells; the new end."""
     for level in range(_COUNTED_FROM, _LEVELS):
         oldest = _oldest(level, newest)
-        for tile in range(oldest, oldest + _TILES[level]):
-            slot = tile & (_SLOTS - 1)
-            if number[level, slot] != tile:
+        for slot in range(SLOTS):
+            if number[level, slot] < oldest:
                 continue
             for action in range(_ACTIONS):
                 if counts[level, slot, action]:
-                    cells[end] = _FIRST[level] + (tile - oldest) * _ACTIONS + action
+                    cells[end] = (level << SLOT_BITS | slot) << ACTION_BITS | action
                     amounts[end] = counts[level, slot, action]
                     end += 1
     return end
 
 
-@numba.njit(cache=True)
+_I8: Final = types.int64[::1]
+_U2, _U4 = types.uint16, types.uint32
+
+
+# With the types given it compiles on import: no worker's first batch waits for it.
+@njit(
+    types.int64(
+        _I8, _I8, types.uint8[::1], types.int64, _I8, _I8,
+        types.Tuple((types.Array(_U2, 1, "C", readonly=True), types.Array(_U4, 1, "C", readonly=True))), _I8,
+        _I8, _I8, _I8, types.int64[:, ::1], types.Tuple((_U2[::1], _U4[::1])), _I8,
+    ),
+)  # fmt: skip
 def fold_activity(
     first: Any, times: Any, actions: Any, interval_ms: int, newest: Any, snapshot_ms: Any, tiles: Any, tiles_first: Any,
     counted: Any, made_by: Any, made_ms: Any, made_counts: Any, out: Any, ends: Any,
@@ -107,8 +111,8 @@ def fold_activity(
     Written: `counted` [rows] events that were not late; `made_by`, `made_ms` and `made_counts`, of every snapshot the
     event that it was taken at, its time and its counts; `out` (cells, counts) and `ends` [rows], the new tiles.
     """
-    number = np.empty((_LEVELS, _SLOTS), dtype=np.int64)
-    counts = np.zeros((_LEVELS, _SLOTS, _ACTIONS), dtype=np.uint32)
+    number = np.empty((_LEVELS, SLOTS), dtype=np.int64)
+    counts = np.zeros((_LEVELS, SLOTS, _ACTIONS), dtype=np.uint32)
     end, made = 0, 0
     for row in range(len(newest)):
         number[:] = NEVER

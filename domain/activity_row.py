@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from domain.windows import TILE_DTYPE, WINDOWS
+from domain.windows import SLOTS, TILE_DTYPE, WINDOWS
 from schemas.errors import Corrupt
 from schemas.ids import hashed_id
 from schemas.records import ACTIONS
@@ -40,7 +40,9 @@ ACTIVITY_FEATURES: Final = len(ACTIVITY_WINDOWS) * len(ACTIONS)
 NO_SNAPSHOT: Final = -1
 
 #: Of everything that decides what a row's bytes mean.
-FINGERPRINT: Final = hashed_id(repr([list(map(tuple, WINDOWS)), len(ACTIVITY_WINDOWS), ACTIONS, TILE_DTYPE.descr]))
+FINGERPRINT: Final = hashed_id(
+    repr([list(map(tuple, WINDOWS)), SLOTS, len(ACTIVITY_WINDOWS), ACTIONS, TILE_DTYPE.descr])
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Counts of every action are kept anyway (windows.py: the model reads them). Beyon
 
 * *amounts*: one float64 per tile of a level: n, sum, min or max of the values of some actions;
 * *sketches*: HyperLogLog registers per tile of a level;
-* *scalars*: one float64 a user: last event time, or the logarithm of a decayed count;
+* *scalars*: one float64 a user, behind the amounts: last event time, or the logarithm of a decayed count;
 * *rankings*: categories with the logarithms of their decayed counts.
 
 A decayed count at t is sum(2 ** ((event time - t) / half life)). Kept is log2 of that sum at t = 0, which no passing of
@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.features import FEATURES, Feature, level_of
-from domain.windows import CELLS, WINDOWS
 from schemas.ids import hashed_id
 from schemas.records import ACTION_CODES, Action
 
@@ -110,26 +109,14 @@ class Plan:
         return hashed_id(repr([state, REGISTERS]))
 
     @cached_property
-    def amount_cells(self) -> npt.NDArray[np.int64]:
-        """First value cell of each amount, then that of the scalars ([amounts + 1])."""
-        return np.cumsum([0, *(WINDOWS[each.level].tiles for each in self.amounts)]).astype(np.int64)
-
-    @cached_property
-    def sketch_cells(self) -> npt.NDArray[np.int64]:
-        """First tile cell of each sketch, behind those of the counts, then the end ([sketches + 1])."""
-        return CELLS + np.cumsum([0, *(WINDOWS[each.level].tiles for each in self.sketches)]).astype(np.int64)
-
-    @cached_property
     def kernel(self) -> tuple[npt.NDArray[np.int64], ...]:
-        """The tables that user_kernel.py reads: amounts, their cells, sketches, their cells, scalars, rankings.
+        """The tables that the compiled fold reads: amounts, sketches, scalars, rankings.
 
         [n, 3] or [n, 2] int64: (level, kind or what, mask), (half life in ms, mask).
         """
         return (
             _table([(each.level, AMOUNT_KINDS.index(each.kind), each.mask) for each in self.amounts], 3),
-            self.amount_cells,
             _table([(each.level, each.of == "category", each.mask) for each in self.sketches], 3),
-            self.sketch_cells,
             _table(self.scalars, 2),
             _table(self.rankings, 2),
         )

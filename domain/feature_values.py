@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from domain.feature_plan import PLAN, REGISTERS, Amount, Plan, Ranking, Scalar, Sketch, actions_mask
 from domain.features import Feature, level_of
-from domain.user_row import RANKED_DTYPE, VALUE_DTYPE, check_rows, tiles_of
-from domain.windows import CELLS, FIRST_CELL, WINDOWS
-from schemas.records import ACTIONS, UserHead
+from domain.user_row import RANKED_DTYPE, REGISTER_DTYPE, VALUE_DTYPE, check_rows, tiles_of
+from domain.windows import SLOT_BITS, SLOTS, WINDOWS, split_cells, tile_starts
+from schemas.records import UserHead
 
 __all__ = ["Column", "distinct_estimate", "feature_values"]
 
@@ -57,9 +57,12 @@ class _Rows:
         self.known = np.array([head is not None for head in heads], dtype=np.bool_)
         self.tiles, self.tile_owner, self.newest = tiles_of(heads)
         self.values, self.value_owner = _joined([head["values"] if head else b"" for head in heads], VALUE_DTYPE)
+        registers = [head["registers"] if head else b"" for head in heads]
+        self.registers, self.register_owner = _joined(registers, REGISTER_DTYPE)
         self.ranked, self.ranked_owner = _joined([head["ranked"] if head else b"" for head in heads], RANKED_DTYPE)
-        self.tile_cell = self.tiles["cell"].astype(np.int64)
+        self.tile_level, self.tile_slot, self.tile_action = split_cells(self.tiles["cell"])
         self.value_cell = self.values["cell"].astype(np.int64)
+        self.register_cell = self.registers.astype(np.int64) >> 16
 
     def column(self, feature: Feature) -> Column:
         mask, kind = actions_mask(feature.actions), feature.aggregation
@@ -76,23 +79,17 @@ class _Rows:
             return self.top(feature, mask)
         return self.scalar(feature, mask)
 
-    def live(self, cell: _Int, owner: _Int, first: int, level: int, window_ms: int) -> npt.NDArray[np.bool_]:
-        """Which cells of a level that begins at `first` lie in the window at their owner's time."""
-        window = WINDOWS[level]
-        oldest = (self.newest[owner] - window.length_ms) // window.tile_ms
-        start = (oldest + cell - first) * window.tile_ms
-        at = self.at_ms[owner]
-        wanted = (at - window_ms) // window.tile_ms * window.tile_ms
-        inside = (cell >= first) & (cell < first + window.tiles)
-        return np.asarray(inside & (start >= wanted) & (start <= at))
+    def live(self, slot: _Int, owner: _Int, level: int, window_ms: int) -> npt.NDArray[np.bool_]:
+        """Which tiles of a level lie in the window at their owner's time."""
+        at, tile_ms = self.at_ms[owner], WINDOWS[level].tile_ms
+        start = tile_starts(level, slot, self.newest[owner])
+        return np.asarray((start >= (at - window_ms) // tile_ms * tile_ms) & (start <= at))
 
     def counts(self, feature: Feature, mask: int) -> npt.NDArray[np.float64]:
         assert feature.window_ms is not None
         level = level_of(feature.window_ms)
-        first, count = int(FIRST_CELL[level]), len(ACTIONS)
-        place, action = np.divmod(self.tile_cell - first, count)
-        of_counts = self.tile_cell < CELLS
-        live = of_counts & self.live(place, self.tile_owner, 0, level, feature.window_ms) & (mask >> action & 1 == 1)
+        live = self.live(self.tile_slot, self.tile_owner, level, feature.window_ms)
+        live &= (self.tile_level == level) & (mask >> self.tile_action & 1 == 1)
         return self.summed(self.tile_owner[live], self.tiles["count"][live])
 
     def summed(self, owner: _Int, weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -109,8 +106,8 @@ class _Rows:
     def amounts(self, feature: Feature, kind: str, mask: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         assert feature.window_ms is not None
         level = level_of(feature.window_ms)
-        first = int(self.plan.amount_cells[self.plan.amounts.index(Amount(level, kind, mask))])
-        live = self.live(self.value_cell, self.value_owner, first, level, feature.window_ms)
+        live = self.live(self.value_cell % SLOTS, self.value_owner, level, feature.window_ms)
+        live &= self.value_cell >> SLOT_BITS == self.plan.amounts.index(Amount(level, kind, mask))
         owner, values = self.value_owner[live], self.values["value"][live]
         present = np.bincount(owner, minlength=len(self.heads)) > 0
         if kind in ("n", "sum"):
@@ -122,16 +119,16 @@ class _Rows:
     def distinct(self, feature: Feature, mask: int) -> Column:
         assert feature.window_ms is not None
         level = level_of(feature.window_ms)
-        first = int(self.plan.sketch_cells[self.plan.sketches.index(Sketch(level, feature.of or "item", mask))])
-        live = self.live(self.tile_cell, self.tile_owner, first, level, feature.window_ms)
+        live = self.live(self.register_cell % SLOTS, self.register_owner, level, feature.window_ms)
+        live &= self.register_cell >> SLOT_BITS == self.plan.sketches.index(Sketch(level, feature.of or "item", mask))
         registers = np.zeros((len(self.heads), REGISTERS), dtype=np.uint8)
-        entry = self.tiles["count"][live]
-        np.maximum.at(registers, (self.tile_owner[live], entry >> 8), (entry & 255).astype(np.uint8))
+        entry = self.registers[live]
+        np.maximum.at(registers, (self.register_owner[live], entry >> 8 & 255), (entry & 255).astype(np.uint8))
         return Column(distinct_estimate(registers), self.known)
 
     def scalar(self, feature: Feature, mask: int) -> Column:
         number = self.plan.scalars.index(Scalar(feature.half_life_ms or 0, mask))
-        at = self.value_cell == int(self.plan.amount_cells[-1]) + number
+        at = self.value_cell >> SLOT_BITS == len(self.plan.amounts) + number
         owner, values = self.value_owner[at], self.values["value"][at]
         present = np.zeros(len(self.heads), dtype=np.bool_)
         present[owner] = True

@@ -1,27 +1,36 @@
-"""The fold's inner loop, compiled: every event of a batch, one at a time, into its user's row.
+"""The fold's inner loop, compiled: every event of a batch, one at a time, into its user's encoded row.
 
-It does what user_state.py says, in the order of the log, so nothing here is clever: each user's packed state is spread
-over small dense arrays, its events are applied, and what is not empty is packed again. While spread, a tile lies in
-slot `tile number & 15` of its level, and `number` says which tile a slot holds, so that time moving on shifts nothing:
-a tile is dropped when another claims its slot or when the row is packed.
-
-Cost: about 0.3 us an event and 1 us a row. The machine code is cached beside this file; the first call of a new build
-compiles for some seconds.
+It does what user_state.py says, in the order of the log. A row's fields are copied to small byte arrays, changed there
+in place (tile_kernel.py, decay_kernel.py, sequence_kernel.py), and written behind the rows before it; Python touches a
+row only to look it up and to cut it out. All of it compiles on import, for some seconds in a fresh
+checkout, and is cached beside this file. The bytes are those of schema user_head (user_row.py checks that they are),
+whose longs and bytes Avro encodes as packed.py says.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
-import numba
 import numpy as np
+from numba import types
 
+from domain.compiled import njit
+from domain.decay_kernel import RANKED_BYTES, add_ranked, add_scalars
 from domain.duplicates import EVENT_IDS
+from domain.feature_plan import REGISTERS
 from domain.features import RANKED
-from domain.windows import CELLS, FIRST_CELL, LONGEST_MS, WINDOWS
+from domain.packed import load_i64, move, read_long, skip_varints, store_i64, write_long
+from domain.sequence import BEHAVIOUR_VARINTS, BLOCK, INDEX_DTYPE, INDEXED_CATEGORIES
+from domain.sequence_kernel import BEHAVIOUR_BYTES, index_block, write_behaviour
+from domain.tile_kernel import add_amounts, add_counts, add_registers, expire_tiles, tile_numbers
+from domain.windows import LONGEST_MS, SLOTS, TILE_DTYPE, WINDOWS
 from schemas.records import ACTIONS
 
-__all__ = ["COUNTED", "DUPLICATE", "LATE", "NEVER", "REPLAYED", "fold_events"]
+__all__ = [
+    "COMPILE_S", "COUNTED", "DUPLICATE", "LATE", "NEVER", "REPLAYED", "ROW_BYTES", "event_bytes", "fold_rows",
+    "scratch_of",
+]  # fmt: skip
 
 #: Verdicts on events.
 COUNTED: Final = 0
@@ -33,344 +42,257 @@ LATE: Final = 3
 NEVER: Final = -(2**61)
 
 _LEVELS: Final = len(WINDOWS)
-_ACTIONS: Final = len(ACTIONS)
-_SLOTS: Final = 16
-_REGISTERS: Final = 256
-_TILE_MS: Final = tuple(window.tile_ms for window in WINDOWS)
-_LENGTH_MS: Final = tuple(window.length_ms for window in WINDOWS)
-_TILES: Final = tuple(window.tiles for window in WINDOWS)
-_FIRST: Final = tuple(FIRST_CELL.tolist())
-assert max(_TILES) <= _SLOTS
-
-_N, _SUM, _MIN = 0, 1, 2  # positions in AMOUNT_KINDS of feature_plan.py; max is the fourth
+_ID_BYTES: Final = 8
+_INDEX_BYTES: Final = INDEXED_CATEGORIES * INDEX_DTYPE.itemsize
+#: Longs of a row behind its prefix, and then its fields of bytes, in the order of the schema.
+_TOPIC, _OFFSET, _NEWEST, _COUNTED, _LAST, _LONGS = range(6)
+_TILES, _VALUES, _REGISTERS, _RANKED, _IDS, _BEHAVIOURS, _INDEX, _FIELDS = range(8)
+#: What a row can have beyond what it had before and what its events add.
+ROW_BYTES: Final = 128 + _INDEX_BYTES
 
 
-@numba.njit(cache=True)
-def _log2_added(total: float, more: float) -> float:
-    """log2(2 ** total + 2 ** more) for finite numbers."""
-    if total < more:
-        total, more = more, total
-    return float(total + np.log2(1.0 + np.exp2(more - total)))
+def event_bytes(plan: Any) -> int:
+    """What an event adds to a row at most, of the plan with these tables."""
+    amounts, sketches, scalars, rankings = map(len, plan)
+    tiles = _LEVELS * TILE_DTYPE.itemsize + 10 * (amounts + scalars) + 4 * sketches
+    return int(tiles + RANKED_BYTES * rankings + _ID_BYTES + BEHAVIOUR_BYTES)
 
 
-@numba.njit(cache=True)
-def _register_and_rank(value: int) -> tuple[Any, int]:
-    """HyperLogLog register and rank of an id: of its splitmix64 hash, 8 low bits and 1 + zeros that follow them."""
-    mixed = np.uint64(value) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed = mixed ^ (mixed >> np.uint64(31))
-    register, rest, rank = np.int64(mixed & np.uint64(255)), mixed >> np.uint64(8), 1
-    while rank < 57 and (rest & np.uint64(1)) == np.uint64(0):
-        rest >>= np.uint64(1)
-        rank += 1
-    return register, rank
+def scratch_of(plan: Any) -> tuple[Any, ...]:
+    """Where `fold_rows` keeps the row in hand, for the plan with these tables: for one thread at a time."""
+    amounts, sketches, scalars, rankings = map(len, plan)
+    index = np.empty((INDEXED_CATEGORIES, INDEX_DTYPE.itemsize // 8), np.int64)
+    return (
+        np.empty((_LEVELS * SLOTS * len(ACTIONS) + 1) * TILE_DTYPE.itemsize, np.uint8),
+        np.empty(10 * (amounts * SLOTS + scalars + 1), np.uint8),
+        np.empty(4 * (sketches * SLOTS * REGISTERS + 1), np.uint8),
+        np.empty(RANKED_BYTES * (rankings * RANKED + 1), np.uint8),
+        np.empty(EVENT_IDS * _ID_BYTES, np.uint8),
+        np.empty(2 * BLOCK * BEHAVIOUR_BYTES, np.uint8),
+        index.reshape(-1).view(np.uint8), index, index.view(np.float64), np.empty(8, np.uint8),
+        np.empty(_LONGS, np.int64), np.empty(_FIELDS, np.int64), *(np.empty(_LEVELS, np.int64) for _ in range(3)),
+    )  # fmt: skip
 
 
-@numba.njit(cache=True)
-def _clear(
-    level: int, slot: int, tile: int, number: Any, counts: Any, amounts: Any, words: Any, amount_table: Any,
-    sketch_table: Any,
-) -> None:  # fmt: skip
-    """Give a slot to a tile, emptied."""
-    number[level, slot] = tile
-    for action in range(_ACTIONS):
-        counts[level, slot, action] = 0
-    for each in range(len(amount_table)):
-        if amount_table[each, 0] == level:
-            amounts[each, slot] = np.nan
-    for each in range(len(sketch_table)):
-        if sketch_table[each, 0] == level:
-            for word in range(_REGISTERS // 8):
-                words[each, slot, word] = 0
-
-
-@numba.njit(cache=True)
-def _amount_added(kind: int, held: float, value: float) -> float:
-    if kind == _N:
-        return 1.0 if np.isnan(held) else held + 1.0
-    if np.isnan(held):
-        return value
-    if kind == _SUM:
-        return held + value
-    return min(held, value) if kind == _MIN else max(held, value)
-
-
-@numba.njit(cache=True)
-def _count(
-    time: int, action: int, item: int, category: int, has_category: bool, value: float,
-    oldest: Any, number: Any, counts: Any, amounts: Any, sketches: Any, words: Any, amount_table: Any,
-    sketch_table: Any,
-) -> None:  # fmt: skip
-    """Add an event to its tile of every level that still reaches back to it."""
-    bit = np.int64(1) << np.int64(action)
-    for level in range(_LEVELS):
-        tile = time // _TILE_MS[level]
-        if tile < oldest[level]:
-            continue
-        slot = tile & (_SLOTS - 1)
-        if number[level, slot] != tile:
-            _clear(level, slot, tile, number, counts, amounts, words, amount_table, sketch_table)
-        counts[level, slot, action] += np.uint32(1)
-        if not np.isnan(value):
-            for each in range(len(amount_table)):
-                if amount_table[each, 0] == level and amount_table[each, 2] & bit:
-                    amounts[each, slot] = _amount_added(amount_table[each, 1], amounts[each, slot], value)
-        for each in range(len(sketch_table)):
-            if sketch_table[each, 0] == level and sketch_table[each, 2] & bit:
-                if sketch_table[each, 1] and not has_category:
-                    continue
-                register, rank = _register_and_rank(category if sketch_table[each, 1] else item)
-                sketches[each, slot, register] = max(sketches[each, slot, register], np.uint8(rank))
-
-
-@numba.njit(cache=True)
-def _rank_category(category: int, more: float, names: Any, weights: Any, used: int) -> int:
-    """Add to a category's weight; the number used.
-
-    In a full ranking the lightest (of equals the first) gives way and leaves its weight to the newcomer (Space-Saving):
-    a category of more than a sixteenth of all weight is always there, and too heavy by at most that.
-    """
-    lightest = 0
-    for place in range(used):
-        if names[place] == category:
-            weights[place] = _log2_added(weights[place], more)
-            return used
-        if weights[place] < weights[lightest]:
-            lightest = place
-    if used < RANKED:
-        names[used], weights[used] = category, more
-        return used + 1
-    more = _log2_added(weights[lightest], more)
-    for place in range(lightest, RANKED - 1):
-        names[place], weights[place] = names[place + 1], weights[place + 1]
-    names[RANKED - 1], weights[RANKED - 1] = category, more
-    return used
-
-
-@numba.njit(cache=True)
-def _add_beyond_tiles(
-    time: int, action: int, category: int, has_category: bool,
-    scalars: Any, names: Any, weights: Any, used: Any, scalar_table: Any, ranking_table: Any,
-) -> None:  # fmt: skip
-    """Add an event to scalars and rankings."""
-    bit = np.int64(1) << np.int64(action)
-    for each in range(len(scalar_table)):
-        if scalar_table[each, 1] & bit:
-            half_life, held = scalar_table[each, 0], scalars[each]
-            if half_life == 0:
-                scalars[each] = float(time) if np.isnan(held) else max(held, float(time))
-            else:
-                more = time / half_life
-                scalars[each] = more if np.isnan(held) else _log2_added(held, more)
-    if has_category:
-        for each in range(len(ranking_table)):
-            if ranking_table[each, 1] & bit:
-                more = time / ranking_table[each, 0]
-                used[each] = _rank_category(category, more, names[each], weights[each], used[each])
-
-
-@numba.njit(cache=True)
-def _seen(event_id: int, ids: Any, held: int) -> bool:
-    for place in range(held):  # noqa: SIM110 (a generator would not compile)
-        if ids[place] == event_id:
+@njit(_nrt=False)
+def _remembered(ids: Any, used: int, event_id: int) -> bool:
+    for at in range(0, used, _ID_BYTES):  # noqa: SIM110 (a generator would not compile)
+        if load_i64(ids, at) == event_id:
             return True
     return False
 
 
-@numba.njit(cache=True)
-def _oldest(newest: int, out: Any) -> None:
-    """The oldest tile of each level."""
-    for level in range(_LEVELS):
-        out[level] = (newest - _LENGTH_MS[level]) // _TILE_MS[level]
+@njit(_nrt=False)
+def _remember(ids: Any, used: int, event_id: int) -> int:
+    """Add an id, the oldest gives way; the bytes used then."""
+    if used == EVENT_IDS * _ID_BYTES:
+        used -= _ID_BYTES
+        move(ids, 0, ids, _ID_BYTES, used)
+    store_i64(ids, used, event_id)
+    return used + _ID_BYTES
 
 
-@numba.njit(cache=True)
-def _spread(
-    row: int, packed: Any, oldest: Any, number: Any, counts: Any, amounts: Any, sketches: Any,
-    words: Any, scalars: Any, names: Any, weights: Any, used: Any, plan: Any,
+@njit(_nrt=False)
+def _read_field(rows: Any, at: int, target: Any) -> tuple[int, int]:
+    """Copy a field of bytes; its length, and the place behind it."""
+    count, at = read_long(rows, at)
+    move(target, 0, rows, at, count)
+    return count, at + count
+
+
+@njit(_nrt=False)
+def _read_row(
+    rows: Any, at: int, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any, ids: Any,
+    behaviours: Any, index: Any,
 ) -> None:  # fmt: skip
-    """A row's packed state into the dense arrays, which are emptied first."""
-    _empty(number, scalars, used)
-    amount_table, amount_cells, sketch_table, sketch_cells, _, _ = plan
-    (tile_cell, tile_count), tile_first, (value_cell, value), value_first, (ranking, category, weight), first = packed
-    level, sketch, amount = 0, 0, 0
-    for each in range(tile_first[row], tile_first[row + 1]):
-        cell, count = np.int64(tile_cell[each]), tile_count[each]
-        if cell < CELLS:
-            while cell >= _FIRST[level + 1]:
-                level += 1
-            place, action = (cell - _FIRST[level]) // _ACTIONS, (cell - _FIRST[level]) % _ACTIONS
-            tile = oldest[level] + place
-            slot = tile & (_SLOTS - 1)
-            if number[level, slot] != tile:
-                _clear(level, slot, tile, number, counts, amounts, words, amount_table, sketch_table)
-            counts[level, slot, action] = count
-        else:
-            while cell >= sketch_cells[sketch + 1]:
-                sketch += 1
-            of = sketch_table[sketch, 0]
-            tile = oldest[of] + cell - sketch_cells[sketch]
-            slot = tile & (_SLOTS - 1)
-            if number[of, slot] != tile:
-                _clear(of, slot, tile, number, counts, amounts, words, amount_table, sketch_table)
-            sketches[sketch, slot, np.int64(count) >> 8] = np.uint8(count & np.uint32(255))
-    last = amount_cells[len(amount_table)]
-    for each in range(value_first[row], value_first[row + 1]):
-        cell = np.int64(value_cell[each])
-        if cell >= last:
-            scalars[cell - last] = value[each]
-            continue
-        while cell >= amount_cells[amount + 1]:
-            amount += 1
-        of = amount_table[amount, 0]
-        tile = oldest[of] + cell - amount_cells[amount]
-        slot = tile & (_SLOTS - 1)
-        if number[of, slot] != tile:
-            _clear(of, slot, tile, number, counts, amounts, words, amount_table, sketch_table)
-        amounts[amount, slot] = value[each]
-    for each in range(first[row], first[row + 1]):
-        of = ranking[each]
-        names[of, used[of]], weights[of, used[of]] = category[each], weight[each]
-        used[of] += 1
+    for each in range(_LONGS):
+        longs[each], at = read_long(rows, at)
+    used[_TILES], at = _read_field(rows, at, tiles)
+    used[_VALUES], at = _read_field(rows, at, values)
+    used[_REGISTERS], at = _read_field(rows, at, registers)
+    used[_RANKED], at = _read_field(rows, at, ranked)
+    used[_IDS], at = _read_field(rows, at, ids)
+    used[_BEHAVIOURS], at = _read_field(rows, at, behaviours)
+    used[_INDEX], at = _read_field(rows, at, index)
 
 
-@numba.njit(cache=True)
-def _empty(number: Any, scalars: Any, used: Any) -> None:
-    """Nothing in any slot; what slots held is emptied when they are claimed."""
-    for level in range(_LEVELS):
-        for slot in range(_SLOTS):
-            number[level, slot] = NEVER
-    for each in range(len(scalars)):
-        scalars[each] = np.nan
-    for each in range(len(used)):
+@njit(_nrt=False)
+def _write_field(out: Any, at: int, source: Any, count: int) -> int:
+    at = write_long(out, at, count)
+    move(out, at, source, 0, count)
+    return at + count
+
+
+@njit(_nrt=False)
+def _write_row(
+    out: Any, at: int, prefix: Any, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any,
+    ids: Any, behaviours: Any, index: Any,
+) -> int:  # fmt: skip
+    """Write a row; the place behind it."""
+    move(out, at, prefix, 0, len(prefix))
+    at += len(prefix)
+    for each in range(_LONGS):
+        at = write_long(out, at, longs[each])
+    at = _write_field(out, at, tiles, used[_TILES])
+    at = _write_field(out, at, values, used[_VALUES])
+    at = _write_field(out, at, registers, used[_REGISTERS])
+    at = _write_field(out, at, ranked, used[_RANKED])
+    at = _write_field(out, at, ids, used[_IDS])
+    at = _write_field(out, at, behaviours, used[_BEHAVIOURS])
+    return _write_field(out, at, index, used[_INDEX])
+
+
+@njit(_nrt=False)
+def _begin(longs: Any, used: Any) -> None:
+    """A row without anything."""
+    longs[_NEWEST], longs[_COUNTED] = NEVER, 0
+    for each in range(_FIELDS):
         used[each] = 0
 
 
-@numba.njit(cache=True)
-def _pack_tiles(
-    oldest: Any, number: Any, counts: Any, sketches: Any, words: Any, plan: Any, out: Any, at: int
-) -> int:  # fmt: skip
-    """Pack live counts and registers behind `at`; the place behind them."""
-    _, _, sketch_table, sketch_cells, _, _ = plan
-    out_cell, out_count = out
-    for level in range(_LEVELS):
-        for place in range(_TILES[level]):
-            slot = (oldest[level] + place) & (_SLOTS - 1)
-            if number[level, slot] == oldest[level] + place:
-                for action in range(_ACTIONS):
-                    if counts[level, slot, action]:
-                        out_cell[at] = _FIRST[level] + place * _ACTIONS + action
-                        out_count[at] = counts[level, slot, action]
-                        at += 1
-    for each in range(len(sketch_table)):
-        level = sketch_table[each, 0]
-        for place in range(_TILES[level]):
-            slot = (oldest[level] + place) & (_SLOTS - 1)
-            if number[level, slot] != oldest[level] + place:
-                continue
-            for word in range(_REGISTERS // 8):
-                if words[each, slot, word] == 0:
-                    continue
-                for register in range(word * 8, word * 8 + 8):
-                    if sketches[each, slot, register]:
-                        out_cell[at] = sketch_cells[each] + place
-                        out_count[at] = (register << 8) | sketches[each, slot, register]
-                        at += 1
-    return at
+@njit(_nrt=False)
+def _has_prefix(rows: Any, at: int, end: int, prefix: Any) -> bool:
+    if end - at < len(prefix):
+        return False
+    for each in range(len(prefix)):  # noqa: SIM110 (a generator would not compile)
+        if rows[at + each] != prefix[each]:
+            return False
+    return True
 
 
-@numba.njit(cache=True)
-def _pack_values(oldest: Any, number: Any, amounts: Any, scalars: Any, plan: Any, out: Any, at: int) -> int:
-    """Pack live amounts and scalars behind `at`; the place behind them."""
-    amount_table, amount_cells, _, _, _, _ = plan
-    out_cell, out_value = out
-    for each in range(len(amount_table)):
-        level = amount_table[each, 0]
-        for place in range(_TILES[level]):
-            slot = (oldest[level] + place) & (_SLOTS - 1)
-            if number[level, slot] == oldest[level] + place and not np.isnan(amounts[each, slot]):
-                out_cell[at], out_value[at] = amount_cells[each] + place, amounts[each, slot]
-                at += 1
-    for each in range(len(scalars)):
-        if not np.isnan(scalars[each]):
-            out_cell[at], out_value[at] = amount_cells[len(amount_table)] + each, scalars[each]
-            at += 1
-    return at
-
-
-@numba.njit(cache=True)
-def fold_events(
-    first: Any, events: Any, clock_ms: Any, idle_ms: int, applied: Any, newest_ms: Any, ids: Any, ids_held: Any,
-    packed: Any, plan: Any, verdict: Any, start: Any, out: Any, ends: Any,
+@njit(_nrt=False)
+def _count(
+    at_ms: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
+    tiles: Any, values: Any, registers: Any, ranked: Any, number: Any, newest: Any, gone: Any,
+    amount_table: Any, sketch_table: Any, scalar_table: Any, ranking_table: Any,
 ) -> None:  # fmt: skip
-    """Fold the events of every row, in place: `applied`, `newest_ms`, `ids`, `ids_held` [rows] and all that follows.
+    """Add an event to windows and declared features. `number` and `gone` [levels] are scratch."""
+    tile_numbers(at_ms, number)
+    if at_ms > longs[_NEWEST]:
+        longs[_NEWEST] = at_ms
+        if number[0] != newest[0]:
+            expire_tiles(newest, number, gone, tiles, values, registers, used, amount_table, sketch_table)
+            for level in range(_LEVELS):
+                newest[level] = number[level]
+    used[_TILES] = add_counts(tiles, used[_TILES], number, newest, action)
+    if not np.isnan(value):
+        used[_VALUES] = add_amounts(values, used[_VALUES], number, newest, action, value, amount_table)
+    used[_VALUES] = add_scalars(values, used[_VALUES], len(amount_table), at_ms, action, scalar_table)
+    used[_REGISTERS] = add_registers(
+        registers, used[_REGISTERS], number, newest, action, item, category, has_category, sketch_table
+    )
+    if has_category:
+        used[_RANKED] = add_ranked(ranked, used[_RANKED], at_ms, action, category, ranking_table)
 
-    `first` [rows + 1] cuts `events` (offset, event_id, item_id, event_time_ms, action, category_id, has_category,
-    value) and `clock_ms` by row. `ids` is [rows, EVENT_IDS], oldest first. `packed` is the state of all rows: for
-    tiles, values and rankings a tuple of columns and [rows + 1] that cuts them by row. Out: `verdict` [events]; `start`
-    [rows], -1 or the event at which an expired row began anew; `out`, the columns of the new state, and `ends`
-    [rows, 3], where each row's ends in them.
+
+@njit(_nrt=False)
+def _join(
+    at_ms: int, action: int, item: int, category: int, has_category: bool, value: float, longs: Any, used: Any,
+    behaviours: Any, index: Any, words: Any, floats: Any, word: Any, blocks: Any, block_at: Any, moved: int,
+) -> int:  # fmt: skip
+    """Add an event to the sequence; the number of blocks that have left heads then."""
+    since_ms = at_ms - longs[_LAST] if longs[_COUNTED] % BLOCK else at_ms
+    used[_BEHAVIOURS] = write_behaviour(
+        behaviours, used[_BEHAVIOURS], item, since_ms, action, category, has_category, value, word
+    )
+    longs[_LAST] = at_ms
+    longs[_COUNTED] += 1
+    if longs[_COUNTED] % BLOCK or longs[_COUNTED] == BLOCK:
+        return moved
+    end, at = skip_varints(behaviours, 0, BLOCK * BEHAVIOUR_VARINTS), block_at[moved]
+    used[_INDEX] = index_block(behaviours, 0, words, floats, used[_INDEX])
+    move(blocks, at, behaviours, 0, end)
+    used[_BEHAVIOURS] -= end
+    move(behaviours, 0, behaviours, end, used[_BEHAVIOURS])
+    block_at[moved + 1] = at + end
+    return moved + 1
+
+
+_COMPILING: Final = time.perf_counter()
+_READ_ONLY: Final = types.Array(types.uint8, 1, "C", readonly=True)
+_U1, _I1, _I8, _F8 = types.uint8[::1], types.int8[::1], types.int64[::1], types.float64[::1]
+_PAIRS: Final = types.int64[:, ::1]
+
+
+@njit(
+    types.int64(
+        _READ_ONLY, _I8, _READ_ONLY, types.int64, _I8, _I8,
+        types.Tuple((_I8, _I8, _I8, _I8, _U1, _I8, types.boolean[::1], _F8)), _I8, types.int64,
+        types.UniTuple(_PAIRS, 4), _I1, _U1, _I8, _PAIRS, _I8, _U1, _I8,
+        types.Tuple((*[_U1] * 7, _PAIRS, types.float64[:, ::1], _U1, *[_I8] * 5)),
+    ), _nrt=False,
+)  # fmt: skip
+def fold_rows(
+    rows: Any, row_at: Any, prefix: Any, topic_id: int, order: Any, first: Any, events: Any, clock_ms: Any,
+    idle_ms: int, plan: Any, verdict: Any, out: Any, out_at: Any, counted: Any, expired: Any, blocks: Any,
+    block_at: Any, scratch: Any,
+) -> int:  # fmt: skip
+    """Fold the events of every row; the number of blocks that left heads, or -1 - row at a row of another `prefix`.
+
+    `rows`, cut by `row_at` [rows + 1], are the encoded heads, empty where there is none; all begin with `prefix`.
+    `order` [events] are the events (columns offset, event_id, item_id, event_time_ms, action, category_id,
+    has_category, value; and `clock_ms`) by row, and `first` [rows + 1] cuts it.
+
+    Out: `verdict` [events]; `out`, cut by `out_at` [rows + 1], are the heads, empty where nothing changed; `counted`
+    [rows, 2] is how many behaviours a row had ever counted before, and has now; `expired` [rows] is how often it ended
+    and began anew; `blocks`, cut by `block_at` [blocks + 1], are the blocks that left heads, by row, oldest first.
     """
-    offset, event_id, item_id, event_time_ms, action, category_id, has_category, value = events
-    out_tiles, out_values, (out_ranking, out_category, out_weight) = out
-    number = np.empty((_LEVELS, _SLOTS), np.int64)
-    counts = np.empty((_LEVELS, _SLOTS, _ACTIONS), np.uint32)
-    amounts = np.empty((len(plan[0]), _SLOTS), np.float64)
-    sketches = np.empty((len(plan[2]), _SLOTS, _REGISTERS), np.uint8)
-    words = sketches.view(np.uint64)  # eight registers at a time
-    oldest = np.empty(_LEVELS, np.int64)
-    # Unpacked once: each access to an array in a tuple counts references, which costs more than the access.
-    amount_table, _, sketch_table, _, scalar_table, ranking_table = plan
-    scalars = np.empty(len(plan[4]), np.float64)
-    names = np.empty((len(plan[5]), RANKED), np.int64)
-    weights = np.empty((len(plan[5]), RANKED), np.float64)
-    used = np.empty(len(plan[5]), np.int64)
-    at_tile, at_value, at_ranked = 0, 0, 0
+    offsets, event_ids, items, times, actions, categories, have_category, event_values = events
+    amounts, sketches, scalars, rankings = plan
+    tiles, values, registers, ranked, ids, behaviours, index, words, floats, word, longs, used = scratch[:12]
+    number, newest, gone = scratch[12:]
+    moved = 0
+    out_at[0] = block_at[0] = 0
     for row in range(len(first) - 1):
-        newest, held = newest_ms[row], ids_held[row]
-        start[row] = -1
-        _oldest(newest, oldest)
-        _spread(row, packed, oldest, number, counts, amounts, sketches, words, scalars, names, weights, used, plan)
-        for each in range(first[row], first[row + 1]):
-            if offset[each] <= applied[row]:
+        _begin(longs, used)
+        longs[_TOPIC], longs[_OFFSET] = topic_id, -1
+        if row_at[row] < row_at[row + 1]:
+            if not _has_prefix(rows, row_at[row], row_at[row + 1], prefix):
+                return -1 - row
+            at = row_at[row] + len(prefix)
+            _read_row(rows, at, longs, used, tiles, values, registers, ranked, ids, behaviours, index)
+            if longs[_TOPIC] != topic_id:
+                longs[_TOPIC], longs[_OFFSET] = topic_id, -1
+        tile_numbers(longs[_NEWEST], newest)
+        counted[row, 0], expired[row], moved_before, changed = longs[_COUNTED], 0, moved, False
+        for place in range(first[row], first[row + 1]):
+            each = order[place]
+            at_ms = times[each]
+            if offsets[each] <= longs[_OFFSET]:
                 verdict[each] = REPLAYED
                 continue
-            applied[row] = offset[each]
-            if newest != NEVER and newest < clock_ms[each] - idle_ms:
-                start[row], newest, held = each, NEVER, 0
-                _empty(number, scalars, used)
-            if _seen(event_id[each], ids[row], held):
+            longs[_OFFSET] = offsets[each]
+            changed = True
+            if longs[_NEWEST] != NEVER and longs[_NEWEST] < clock_ms[each] - idle_ms:
+                expired[row] += 1
+                moved = moved_before  # what has left the row of this batch goes with it
+                _begin(longs, used)
+            if _remembered(ids, used[_IDS], event_ids[each]):
                 verdict[each] = DUPLICATE
                 continue
-            if held == EVENT_IDS:
-                held -= 1
-                for place in range(held):
-                    ids[row, place] = ids[row, place + 1]
-            ids[row, held] = event_id[each]
-            held += 1
-            time = event_time_ms[each]
-            if time < newest - LONGEST_MS:
+            used[_IDS] = _remember(ids, used[_IDS], event_ids[each])
+            if at_ms < longs[_NEWEST] - LONGEST_MS:
                 verdict[each] = LATE
                 continue
             verdict[each] = COUNTED
-            if time > newest:
-                newest = time
-                _oldest(newest, oldest)
             _count(
-                time, action[each], item_id[each], category_id[each], has_category[each], value[each],
-                oldest, number, counts, amounts, sketches, words, amount_table, sketch_table,
+                at_ms, np.int64(actions[each]), items[each], categories[each], have_category[each], event_values[each],
+                longs, used, tiles, values, registers, ranked, number, newest, gone, amounts, sketches, scalars,
+                rankings,
             )  # fmt: skip
-            _add_beyond_tiles(
-                time, action[each], category_id[each], has_category[each], scalars, names, weights, used,
-                scalar_table, ranking_table,
+            moved = _join(
+                at_ms, np.int64(actions[each]), items[each], categories[each], have_category[each], event_values[each],
+                longs, used, behaviours, index, words, floats, word, blocks, block_at, moved,
             )  # fmt: skip
-        newest_ms[row], ids_held[row] = newest, held
-        at_tile = _pack_tiles(oldest, number, counts, sketches, words, plan, out_tiles, at_tile)
-        at_value = _pack_values(oldest, number, amounts, scalars, plan, out_values, at_value)
-        for each in range(len(plan[5])):
-            for place in range(used[each]):
-                out_ranking[at_ranked], out_category[at_ranked] = each, names[each, place]
-                out_weight[at_ranked] = weights[each, place]
-                at_ranked += 1
-        ends[row, 0], ends[row, 1], ends[row, 2] = at_tile, at_value, at_ranked
+        at = out_at[row]
+        if changed:
+            at = _write_row(
+                out, at, prefix, longs, used, tiles, values, registers, ranked, ids, behaviours, index
+            )  # fmt: skip
+        out_at[row + 1] = at
+        counted[row, 1] = longs[_COUNTED]
+    return moved
+
+
+#: Seconds that it took to compile all this, or to find it compiled.
+COMPILE_S: Final = time.perf_counter() - _COMPILING

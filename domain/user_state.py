@@ -14,38 +14,39 @@ Whatever is not replayed moves `source_offset`; whatever is neither replayed nor
 partition's clock is the newest event time of its valid events so far, so a row depends on its partition's log alone
 and not on how the log was cut into batches.
 
-The loop over events is compiled (user_kernel.py); loops over users here only cut and join bytes.
+Rows are the encoded records of schema user_head, before and after. The loop over events is compiled (user_kernel.py)
+and reads and writes them as they are; loops over users here only look rows up and cut them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from domain.duplicates import EVENT_IDS
 from domain.feature_plan import PLAN, Plan
-from domain.features import RANKED
-from domain.moving import move, moves
-from domain.sequence import BEHAVIOUR_DTYPE, CHUNK, held_chunks
-from domain.user_kernel import COUNTED, DUPLICATE, LATE, NEVER, REPLAYED, fold_events
-from domain.user_row import FINGERPRINT, RANKED_DTYPE, VALUE_DTYPE, check_rows
-from domain.windows import TILE_DTYPE, WINDOWS
+from domain.moving import chunks_after, open_chunk
+from domain.sequence import BLOCK, held_chunks
+from domain.sequence_kernel import BEHAVIOUR_BYTES
+from domain.user_kernel import DUPLICATE, LATE, NEVER, REPLAYED, ROW_BYTES, event_bytes, fold_rows, scratch_of
+from domain.user_row import check_rows, row_prefix
+from schemas.codec import codec
 from schemas.errors import Corrupt
-from schemas.records import ACTION_CODES, UserEvent, UserHead
+from schemas.records import ACTION_CODES, UserEvent
 
-__all__ = ["IDLE_MS", "EventBatch", "Folded", "fold", "open_chunks"]
+__all__ = ["IDLE_MS", "ChunkReader", "EventBatch", "Folded", "fold"]
 
 #: A row without an event for this long, by its partition's clock, ends: two years, beyond any window and any training.
 IDLE_MS: Final = 2 * 365 * 86_400_000
 
 _COLUMNS: Final = itemgetter("event_id", "user_id", "item_id", "event_time_ms", "action", "category_id", "value")
-#: Packed columns of a row that the kernel reads, with the types of what they hold.
-_PACKED: Final = (("tiles", TILE_DTYPE), ("values", VALUE_DTYPE), ("ranked", RANKED_DTYPE))
+#: Gives packed behaviours of chunks by (user, number), those that are there.
+ChunkReader = Callable[[list[tuple[int, int]]], Mapping[tuple[int, int], bytes]]
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,14 @@ class EventBatch:
 
 @dataclass(frozen=True)
 class Folded:
-    """What a batch did: the rows it changed, and how many events it left out, by cause.
+    """What a batch did: the rows it changed, encoded, and how many events it left out, by cause.
 
     `chunks` are the rows behind heads that changed, by (user, number): packed behaviours, None where one goes.
-    `clock_ms` is the partition's clock after the batch; `verdicts` has what came of each event (COUNTED, REPLAYED,
-    DUPLICATE or LATE of user_kernel.py), in the order of the batch.
+    `clock_ms` is the partition's clock after the batch. `verdicts` ([events] int8, in the order of the batch) says of
+    each event COUNTED, REPLAYED, DUPLICATE or LATE of user_kernel.py.
     """
 
-    heads: dict[int, UserHead]
+    heads: dict[int, bytes]
     duplicates: int
     replayed: int
     late: int
@@ -111,31 +112,25 @@ class Folded:
     verdicts: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8), compare=False)
 
 
-def open_chunks(heads: Mapping[int, UserHead], batch: EventBatch) -> list[tuple[int, int]]:
-    """Chunks (user, number) that `fold` may have to extend: of users whose heads may overflow."""
-    users, counts = np.unique(batch.user_id, return_counts=True)
-    return [
-        (user, row["moved"] // CHUNK)
-        for user, count in zip(users.tolist(), counts.tolist(), strict=True)
-        if (row := heads.get(user)) and row["moved"] % CHUNK and moves(len(row["behaviours"]), count)
-    ]
+def _no_chunks(wanted: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    return {}
 
 
 def fold(
-    heads: Mapping[int, UserHead],
+    heads: Mapping[int, bytes],
     batch: EventBatch,
     topic_id: int,
     *,
-    chunks: Mapping[tuple[int, int], bytes] | None = None,
+    read_chunks: ChunkReader = _no_chunks,
     clock_ms: int | npt.NDArray[np.int64] = NEVER,
     idle_ms: int = IDLE_MS,
     plan: Plan = PLAN,
 ) -> Folded:
     """Fold a batch into the rows of its users; `heads` has the row of every user that has one, and is not changed.
 
-    `chunks` has those that `open_chunks` names, `clock_ms` is the partition's clock before the batch, or at each event
-    where the batch is a part of the log. Raises Corrupt where offsets do not ascend, a chunk is not there, or a row is
-    laid out or declared otherwise (migration.py).
+    `read_chunks` is asked once, for the open chunks of users whose heads overflow. `clock_ms` is the partition's clock
+    before the batch, or at each event where the batch is a part of the log. Raises Corrupt where offsets do not ascend,
+    a chunk is not there, or a row is laid out or declared otherwise (migration.py).
     """
     if not len(batch):
         return Folded({}, 0, 0, 0, clock_ms=int(np.max(clock_ms, initial=NEVER)))
@@ -143,159 +138,100 @@ def fold(
         raise Corrupt("offsets of a batch must ascend: it is not one partition in log order")
     clock = np.maximum.accumulate(np.maximum(batch.event_time_ms, clock_ms))
     order = np.argsort(batch.user_id, kind="stable")
-    events = batch.take(order)
-    edge = np.flatnonzero(events.user_id[1:] != events.user_id[:-1]) + 1
-    first = np.concatenate([[0], edge, [len(events)]])
-    users: list[int] = events.user_id[first[:-1]].tolist()
-    rows = [heads.get(user) for user in users]
-    check_rows(rows, plan)
-    state = _State.of(rows, topic_id, len(events), plan)
-    state.run(first, events, clock[order], idle_ms, plan)
-    changed, moved_chunks = _assemble(users, rows, first, events, state, topic_id, plan, chunks or {})
-    counts = np.bincount(state.verdict, minlength=4)
-    verdicts = np.empty(len(events), dtype=np.int8)
-    verdicts[order] = state.verdict
+    user_id = batch.user_id[order]
+    first = np.flatnonzero(np.concatenate([[True], user_id[1:] != user_id[:-1], [True]]))
+    users: list[int] = user_id[first[:-1]].tolist()
+    rows = [heads.get(user, b"") for user in users]
+    done = _run(rows, order, first, batch, clock, topic_id, idle_ms, plan)
+    counts = np.bincount(done.verdicts, minlength=4)
     return Folded(
-        changed,
+        {user: row for user, row in zip(users, done.rows(), strict=True) if row},
         int(counts[DUPLICATE]),
         int(counts[REPLAYED]),
         int(counts[LATE]),
-        int((state.start >= 0).sum()),
-        moved_chunks,
+        int(done.expired.sum()),
+        dict(_chunks(users, done, read_chunks)),
         int(clock[-1]),
-        verdicts,
+        done.verdicts,
     )
 
 
-class _State:
-    """What the kernel reads and writes of the rows of a batch."""
+@dataclass(frozen=True)
+class _Done:
+    """What the kernel wrote: see user_kernel.fold_rows."""
 
-    def __init__(self, rows: list[UserHead | None], applied: list[int], events: int, plan: Plan) -> None:
-        count = len(rows)
-        self.applied = np.array(applied, dtype=np.int64)
-        self.newest = np.array([row["newest_event_time_ms"] if row else NEVER for row in rows], dtype=np.int64)
-        width = EVENT_IDS * 8
-        held = [row["event_ids"] if row else b"" for row in rows]
-        self.ids = np.frombuffer(bytearray().join([ids.ljust(width, b"\0") for ids in held]), dtype=np.int64)
-        self.ids = self.ids.reshape(count, EVENT_IDS)
-        self.ids_held = np.array([len(ids) // 8 for ids in held], dtype=np.int64)
-        self.packed: list[npt.NDArray[Any]] = []
-        self.firsts: list[npt.NDArray[np.int64]] = []
-        for name, dtype in _PACKED:
-            parts = [row[name] if row else b"" for row in rows]  # type: ignore[literal-required]
-            self.packed.append(np.frombuffer(bytearray().join(parts), dtype=dtype))
-            self.firsts.append(np.concatenate([[0], np.cumsum([len(part) for part in parts]) // dtype.itemsize]))
-        levels = len(WINDOWS)
-        most = (
-            len(self.packed[0]) + events * (levels + len(plan.sketches)),
-            len(self.packed[1]) + events * (len(plan.amounts) + len(plan.scalars)),
-            min(len(self.packed[2]) + events * len(plan.rankings), count * RANKED * len(plan.rankings)),
-        )
-        self.out = tuple(
-            tuple(np.empty(size, dtype=dtype[name]) for name in dtype.names or ())
-            for size, (_, dtype) in zip(most, _PACKED, strict=True)
-        )
-        self.ends = np.zeros((count, len(_PACKED)), dtype=np.int64)
-        self.verdict = np.empty(events, dtype=np.int64)
-        self.start = np.empty(count, dtype=np.int64)
+    verdicts: npt.NDArray[np.int8]
+    out: npt.NDArray[np.uint8]
+    out_at: npt.NDArray[np.int64]
+    counted: npt.NDArray[np.int64]
+    expired: npt.NDArray[np.int64]
+    blocks: npt.NDArray[np.uint8]
+    block_at: npt.NDArray[np.int64]
 
-    @classmethod
-    def of(cls, rows: list[UserHead | None], topic_id: int, events: int, plan: Plan) -> _State:
-        """The state of these rows, before so many events of a topic."""
-        applied = [row["source_offset"] if row and row["source_topic_id"] == topic_id else -1 for row in rows]
-        return cls(rows, applied, events, plan)
-
-    def run(
-        self,
-        first: npt.NDArray[np.int64],
-        events: EventBatch,
-        clock: npt.NDArray[np.int64],
-        idle_ms: int,
-        plan: Plan,
-    ) -> None:
-        columns = (
-            events.offset, events.event_id, events.item_id, events.event_time_ms, events.action, events.category_id,
-            events.has_category, events.value,
-        )  # fmt: skip
-        # Columns and not records: compiled code reaches them ten times faster.
-        packed = tuple(
-            piece
-            for array, first_of_row in zip(self.packed, self.firsts, strict=True)
-            for piece in (tuple(np.ascontiguousarray(array[name]) for name in array.dtype.names or ()), first_of_row)
-        )
-        fold_events(
-            first, columns, clock, idle_ms, self.applied, self.newest, self.ids, self.ids_held, packed, plan.kernel,
-            self.verdict, self.start, self.out, self.ends,
-        )  # fmt: skip
-
-    def cut(self, column: int) -> list[bytes]:
-        """Each row's new bytes of a packed column."""
-        itemsize = _PACKED[column][1].itemsize
-        ends: list[int] = (self.ends[:, column] * itemsize).tolist()
-        joined = np.empty(self.ends[-1, column], dtype=_PACKED[column][1])
-        for name, values in zip(joined.dtype.names or (), self.out[column], strict=True):
-            joined[name] = values[: len(joined)]
-        raw = joined.tobytes()
-        return [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    def rows(self) -> Iterator[bytes]:
+        """The rows, empty where nothing changed."""
+        ends: list[int] = self.out_at.tolist()
+        raw = self.out[: ends[-1]].tobytes()
+        return map(raw.__getitem__, map(slice, ends, ends[1:]))
 
 
-def _assemble(
-    users: list[int],
-    rows: list[UserHead | None],
+def _run(
+    rows: list[bytes],
+    order: npt.NDArray[np.int64],
     first: npt.NDArray[np.int64],
-    events: EventBatch,
-    state: _State,
+    batch: EventBatch,
+    clock: npt.NDArray[np.int64],
     topic_id: int,
+    idle_ms: int,
     plan: Plan,
-    chunks: Mapping[tuple[int, int], bytes],
-) -> tuple[dict[int, UserHead], dict[tuple[int, int], bytes | None]]:
-    """Rows that changed, and chunks."""
-    joining = _joining(first, events, state)
-    ids, declarations = state.ids.tobytes(), plan.fingerprint
-    width = EVENT_IDS * 8
-    changed: dict[int, UserHead] = {}
-    moved_chunks: dict[tuple[int, int], bytes | None] = {}
-    columns = zip(
-        users, rows, state.applied.tolist(), state.newest.tolist(), state.ids_held.tolist(), state.start.tolist(),
-        state.cut(0), state.cut(1), state.cut(2), joining, range(0, len(ids), width), strict=True,
+) -> _Done:
+    count, events = len(rows), len(batch)
+    held = b"".join(rows)
+    row_at = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, rows), np.int64, count), out=row_at[1:])
+    prefix = row_prefix(plan.fingerprint)
+    done = _Done(
+        verdicts=np.empty(events, dtype=np.int8),
+        out=np.empty(len(held) + count * ROW_BYTES + events * event_bytes(plan.kernel), dtype=np.uint8),
+        out_at=np.empty(count + 1, dtype=np.int64),
+        counted=np.empty((count, 2), dtype=np.int64),
+        expired=np.empty(count, dtype=np.int64),
+        blocks=np.empty(len(held) + events * BEHAVIOUR_BYTES, dtype=np.uint8),
+        block_at=np.empty(events + 1, dtype=np.int64),
+    )
+    columns = tuple(
+        np.require(column, requirements=("C", "W"))
+        for column in (
+            batch.offset, batch.event_id, batch.item_id, batch.event_time_ms, batch.action, batch.category_id,
+            batch.has_category, batch.value,
+        )
     )  # fmt: skip
-    for user, row, offset, newest, held, start, tiles, values, ranked, more, at in columns:
-        if row and row["source_offset"] == offset and row["source_topic_id"] == topic_id:
-            continue  # every event was replayed
-        behaviours, moved, index = more, 0, b""
-        if row and start < 0:
-            behaviours, moved, index = row["behaviours"] + more, row["moved"], row["category_index"]
-        elif row:
-            moved_chunks.update(dict.fromkeys((user, number) for number in held_chunks(row["moved"])))
-        if moves(len(behaviours), 0):
-            done = move(behaviours, moved, index, chunks.get((user, moved // CHUNK), b"") if moved % CHUNK else b"")
-            behaviours, moved, index = done.behaviours, done.moved, done.category_index
-            moved_chunks.update({(user, number): chunk for number, chunk in done.chunks.items()})
-        changed[user] = {
-            "fingerprint": FINGERPRINT,
-            "source_topic_id": topic_id,
-            "source_offset": offset,
-            "newest_event_time_ms": newest,
-            "event_ids": ids[at : at + 8 * held],
-            "tiles": tiles,
-            "behaviours": behaviours,
-            "declarations": declarations,
-            "values": values,
-            "ranked": ranked,
-            "moved": moved,
-            "category_index": index,
-        }
-    return changed, moved_chunks
+    # The kernel is compiled for these types alone.
+    moved = fold_rows(
+        np.frombuffer(held, dtype=np.uint8), row_at, np.frombuffer(prefix, dtype=np.uint8), topic_id, order, first,
+        columns, clock, idle_ms, plan.kernel, done.verdicts, done.out, done.out_at, done.counted, done.expired,
+        done.blocks, done.block_at, scratch_of(plan.kernel),
+    )  # fmt: skip
+    if moved < 0:
+        check_rows([codec("user_head").decode(rows[-1 - moved])], plan)  # type: ignore[list-item]
+        raise Corrupt("a user row is encoded otherwise than this build encodes it: rebuild table users from its log")
+    return done
 
 
-def _joining(first: npt.NDArray[np.int64], events: EventBatch, state: _State) -> list[bytes]:
-    """Packed behaviours that join each row's sequence."""
-    joins = state.verdict == COUNTED
-    for row in np.flatnonzero(state.start >= 0).tolist():
-        joins[first[row] : state.start[row]] = False  # of the row that expired
-    packed = np.empty(int(joins.sum()), dtype=BEHAVIOUR_DTYPE)
-    for name in BEHAVIOUR_DTYPE.names or ():
-        packed[name] = getattr(events, name)[joins]
-    raw = packed.tobytes()
-    ends: list[int] = (np.cumsum(joins)[first[1:] - 1] * BEHAVIOUR_DTYPE.itemsize).tolist()
-    return [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+def _chunks(users: list[int], done: _Done, read_chunks: ChunkReader) -> Iterator[tuple[tuple[int, int], bytes | None]]:
+    """Chunks that change: of rows that expired, then of those that blocks have left."""
+    for row in np.flatnonzero(done.expired).tolist():
+        for number in held_chunks(int(done.counted[row, 0])):
+            yield (users[row], number), None
+    before = np.where(done.expired, 0, done.counted[:, 0])
+    left = np.maximum(done.counted[:, 1] // BLOCK, 1) - np.maximum(before // BLOCK, 1)
+    last = np.cumsum(left)
+    rows = np.flatnonzero(left).tolist()
+    open_ones = {row: opened for row in rows if (opened := open_chunk(int(before[row]))) is not None}
+    held = read_chunks([(users[row], opened) for row, opened in open_ones.items()]) if open_ones else {}
+    for row in rows:
+        cuts = done.block_at[last[row] - left[row] : last[row] + 1].tolist()
+        blocks = [done.blocks[start:end].tobytes() for start, end in pairwise(cuts)]
+        chunk = held.get((users[row], open_ones[row]), b"") if row in open_ones else b""
+        for number, changed in chunks_after(int(before[row]), blocks, chunk).items():
+            yield (users[row], number), changed

@@ -7,9 +7,10 @@ A row keeps, for every window, the non-empty tiles that start at or after floor(
 row's newest event time. Reading at any t >= newest is therefore exact, and an idle row empties with t without a write.
 Reading at t < newest sees only what the row still keeps.
 
-Every tile that a row can keep has a *cell*: window by window, oldest tile first, one cell per action. A cell means a
-time only together with its row's newest event time, which keeps a packed tile at 6 bytes; when newest moves on, all
-cells of the row shift. The fold that moves them is user_kernel.py; here is what a tile is, and reading.
+Every tile that a row can keep has a *cell*: its window, its slot (the tile's number among all tiles of that length,
+modulo eight) and an action. A cell means a time only together with its row's newest event time, which keeps a packed
+tile at 6 bytes: no window covers more than eight tiles, so of the times that a slot can mean one alone is kept, and
+when newest moves on nothing shifts. The fold is tile_kernel.py; here is what a tile is, and reading.
 
 Everything here is arithmetic on arrays of many rows at once; `owner` is the row that a tile or event belongs to.
 Times must lie within +-2**60 ms.
@@ -24,7 +25,10 @@ import numpy.typing as npt
 
 from schemas.records import ACTIONS
 
-__all__ = ["CELLS", "FIRST_CELL", "LONGEST_MS", "TILE_DTYPE", "WINDOWS", "Window", "count_windows", "oldest_starts"]
+__all__ = [
+    "ACTION_BITS", "LONGEST_MS", "SLOTS", "SLOT_BITS", "TILE_DTYPE", "WINDOWS", "Window", "count_windows",
+    "oldest_starts", "split_cells", "tile_starts",
+]  # fmt: skip
 
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 60 * _MINUTE_MS
@@ -57,20 +61,30 @@ LONGEST_MS: Final = max(window.length_ms for window in WINDOWS)
 #: A packed tile. Those of a row are sorted by cell and never empty, so that equal contents are equal bytes.
 TILE_DTYPE: Final = np.dtype([("cell", "<u2"), ("count", "<u4")])
 
+#: A cell is window << (SLOT_BITS + ACTION_BITS) | slot << ACTION_BITS | action code.
+SLOT_BITS: Final = 3
+SLOTS: Final = 1 << SLOT_BITS
+ACTION_BITS: Final = 4
+assert max(window.tiles for window in WINDOWS) <= SLOTS
+assert len(ACTIONS) <= 1 << ACTION_BITS
+
 _LENGTH_MS: Final = np.array([window.length_ms for window in WINDOWS], dtype=np.int64)
 _TILE_MS: Final = np.array([window.tile_ms for window in WINDOWS], dtype=np.int64)
-#: First cell of each window, then the number of cells ([windows + 1]).
-FIRST_CELL: Final = len(ACTIONS) * np.cumsum([0, *(window.tiles for window in WINDOWS)])
-CELLS: Final = int(FIRST_CELL[-1])
-_CELL_WINDOW: Final = np.repeat(np.arange(len(WINDOWS)), np.diff(FIRST_CELL))
-_CELL_TILE: Final = (np.arange(CELLS) - FIRST_CELL[_CELL_WINDOW]) // len(ACTIONS)
-_CELL_ACTION: Final = np.arange(CELLS) % len(ACTIONS)
 
 
 def oldest_starts(at_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Start of the oldest tile of every window at each time ([n] int64 ms -> [n, windows] int64 ms)."""
     start = at_ms[:, None] - _LENGTH_MS
     return np.asarray(start - start % _TILE_MS, dtype=np.int64)
+
+
+def tile_starts(
+    window: npt.NDArray[np.int64] | int, slot: npt.NDArray[np.int64], newest_ms: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """When tiles of rows with these newest event times start ([n] int64 ms)."""
+    tile_ms = _TILE_MS[window]
+    oldest = (newest_ms - _LENGTH_MS[window]) // tile_ms
+    return np.asarray((oldest + (slot - oldest) % SLOTS) * tile_ms, dtype=np.int64)
 
 
 def count_windows(
@@ -84,12 +98,17 @@ def count_windows(
     `newest_ms` and `at_ms` are [rows] int64. Tiles that start after the row's `at_ms` do not count.
     """
     shape = len(at_ms), len(WINDOWS), len(ACTIONS)
-    counted = tiles["cell"] < CELLS  # behind them lie the sketches of declared features
-    tiles, tile_owner = tiles[counted], tile_owner[counted]
-    cell = tiles["cell"]
-    window = _CELL_WINDOW[cell]
-    start = oldest_starts(newest_ms)[tile_owner, window] + _CELL_TILE[cell] * _TILE_MS[window]
+    window, slot, action = split_cells(tiles["cell"])
+    start = tile_starts(window, slot, newest_ms[tile_owner])
     inside = (start >= oldest_starts(at_ms)[tile_owner, window]) & (start <= at_ms[tile_owner])
-    counter = (tile_owner * len(WINDOWS) + window) * len(ACTIONS) + _CELL_ACTION[cell]
+    counter = (tile_owner * len(WINDOWS) + window) * len(ACTIONS) + action
     counts = np.bincount(counter[inside], weights=tiles["count"][inside], minlength=int(np.prod(shape)))
     return counts.astype(np.float32).reshape(shape)
+
+
+def split_cells(
+    cells: npt.NDArray[np.uint16],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Window, slot and action code of each cell."""
+    cell = cells.astype(np.int64)
+    return cell >> SLOT_BITS + ACTION_BITS, cell >> ACTION_BITS & SLOTS - 1, cell & (1 << ACTION_BITS) - 1

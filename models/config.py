@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from domain.artifact import Dimensions
 from domain.item_features import ITEM_NUMERIC
@@ -31,6 +32,9 @@ class ModelConfig:
     tiers: int = 8  #: T; a power of two, 0 leaves SimTier out
     behaviours: int = 32  #: L, newest behaviours read
     hidden: tuple[int, int] = (128, 64)  #: h1, h2 of the head
+    bea: Literal["A", "B"] = "A"  #: softmax over fields (A) or over bridges (B); both are served alike
+    din: Literal["linear", "softmax"] = "linear"  #: softmax is for comparison: it does not fold and is not exported
+    hard_search: bool = False  #: SIM cross features by category; not exported: serving does not look them up yet
 
     def __post_init__(self) -> None:
         for name in ("embedding_dim", "category_dim", "tower_hidden", "vector_dim", "bridges", "reembed_interval_ms"):
@@ -44,6 +48,8 @@ class ModelConfig:
         )
         _require(self.tiers >= 0 and self.tiers & (self.tiers - 1) == 0, "tiers", "0 or a power of two", self.tiers)
         _require(1 <= self.behaviours <= BEHAVIOURS, "behaviours", f"1 to {BEHAVIOURS}", self.behaviours)
+        _require(self.bea in ("A", "B"), "bea", "A or B", self.bea)
+        _require(self.din in ("linear", "softmax"), "din", "linear or softmax", self.din)
         _require(len(self.hidden) == 2 and min(self.hidden) >= 1, "hidden", "two sizes", self.hidden)
 
     @classmethod

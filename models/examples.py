@@ -109,11 +109,13 @@ def _answered(log: Log, shown: npt.NDArray[np.bool_], engaged: npt.NDArray[np.bo
 class Batches:
     """Makes batches of examples, drawing fresh negatives with the generator that it is given."""
 
-    def __init__(self, log: Log, config: ModelConfig, negatives: int) -> None:
-        self._log, self._dims = log, config.dimensions
+    def __init__(self, log: Log, config: ModelConfig, negatives: int, behaviours: int | None = None) -> None:
+        """`behaviours` of each user where a model beside AIF reads more than `config.behaviours`."""
+        self._log = log
+        self.dimensions = replace(config.dimensions, behaviours=behaviours or config.behaviours)
         self._negatives = negatives
         self._history = History(log.events)
-        self._activity = ItemHistory(log.events, config.reembed_interval_ms)
+        self.activity = ItemHistory(log.events, config.reembed_interval_ms)
         items, first = np.unique(log.catalogue.item_id, return_index=True)
         first_ms = log.catalogue.time_ms[first]  # rows are sorted by (item, time)
         order = np.argsort(first_ms, kind="stable")
@@ -123,7 +125,7 @@ class Batches:
         """The tensors of some examples; one candidate each, and the drawn negatives after it where `sampled`."""
         log, positions = self._log, examples.positions
         at_ms, state_ms = log.events.time_ms[positions][:, None], log.events.time_ms[examples.states][:, None]
-        users = self._history.before(examples.states, self._dims)
+        users = self._history.before(examples.states, self.dimensions)
         items = log.events.item_id[positions][:, None]
         if examples.sampled:
             items = np.concatenate((items, self._drawn(positions, generator)), axis=1)  # [B, C]
@@ -140,19 +142,20 @@ class Batches:
         # An item enters as what it was at the time: a state of the catalogue, and a snapshot of its activity.
         snapshots = np.concatenate(
             (
-                self._activity.before(items, positions[:, None]),
-                self._activity.before(users.item_ids, examples.states[:, None]),
+                self.activity.before(items, positions[:, None]),
+                self.activity.before(users.item_ids, examples.states[:, None]),
             ),
             axis=1,
         )
-        kinds = len(self._activity.features)
+        kinds = len(self.activity.features)
         pairs = (np.concatenate((rows, behaviour_rows), axis=1) + 1) * kinds + snapshots
         pairs, place = np.unique(pairs, return_inverse=True)
         place = place.reshape(len(positions), -1)
         used = pairs // kinds - 1
-        inputs = log.catalogue.inputs.take(used).with_activity(self._activity.features[pairs % kinds])
+        inputs = log.catalogue.inputs.take(used).with_activity(self.activity.features[pairs % kinds])
         item_signs = signs(log.catalogue.signatures[used]) * log.catalogue.has_signature[used, None]
         return Batch(
+            item_ids=torch.from_numpy(log.catalogue.item_id[used]),
             embedding=torch.from_numpy(inputs.embedding),
             category=torch.from_numpy(inputs.category),
             numeric=torch.from_numpy(inputs.numeric),

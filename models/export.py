@@ -55,8 +55,14 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
     """Write the model to `<artifacts>/<version>`; the same model twice is the same folder.
 
     `training` goes into the manifest for people to read; values must be JSON. Raises ArtifactError where what was
-    written does not compute what the model computes, BadInput where the folder cannot be written.
+    written does not compute what the model computes, BadInput where the folder cannot be written or the model has
+    parts that are not served.
     """
+    if model.config.din != "linear" or model.config.hard_search:
+        raise BadInput(
+            "a model with softmax DIN or hard search is for comparison and cannot be served: train it with "
+            "ModelConfig.din = 'linear' and hard_search = False"
+        )
     model.eval()
     files = {ITEM_TOWER: _tower_bytes(model), USER_PHASE: _user_phase_bytes(model), HEAD: _head_bytes(model.head)}
     dims = model.config.dimensions

@@ -1,11 +1,11 @@
-"""How good scores are: AUC, its per-user form GAUC, and the logistic loss."""
+"""How good scores are: AUC, its per-user form GAUC, the logistic loss, and the share of a best list that is kept."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["auc", "gauc", "logloss"]
+__all__ = ["auc", "gauc", "group_auc", "hit_rate", "logloss"]
 
 _Float = npt.NDArray[np.float32]
 
@@ -20,9 +20,17 @@ def gauc(groups: npt.NDArray[np.int64], labels: _Float, scores: _Float) -> float
 
     Groups without a positive or without a negative have no AUC and do not count; nan where that leaves none.
     """
+    _, each, counts = group_auc(groups, labels, scores)
+    return float(np.average(each, weights=counts)) if len(each) else float("nan")
+
+
+def group_auc(
+    groups: npt.NDArray[np.int64], labels: _Float, scores: _Float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The groups that have a positive and a negative, ascending, with AUC and number of examples of each."""
     if not len(labels):
-        return float("nan")
-    _, group = np.unique(groups, return_inverse=True)
+        return np.empty(0, dtype=np.int64), np.empty(0), np.empty(0)
+    ids, group = np.unique(groups, return_inverse=True)
     order = np.lexsort((scores, group))
     group, scores, positive = group[order], scores[order], labels[order] > 0.5
     tie_starts = np.flatnonzero(np.r_[True, (group[1:] != group[:-1]) | (scores[1:] != scores[:-1])])
@@ -35,10 +43,20 @@ def gauc(groups: npt.NDArray[np.int64], labels: _Float, scores: _Float) -> float
     before = np.cumsum(counts) - counts
     rank_sum = np.bincount(group, weights=np.where(positive, places - before[group], 0))
     valid = (positives > 0) & (negatives > 0)
-    if not valid.any():
-        return float("nan")
     each = (rank_sum - positives * (positives + 1) / 2)[valid] / (positives * negatives)[valid]
-    return float(np.average(each, weights=counts[valid]))
+    return ids[valid], each, counts[valid]
+
+
+def hit_rate(wanted: npt.NDArray[np.bool_], scores: _Float, count: int) -> float:
+    """Share of the wanted candidates that are among the `count` highest scores, of equal ones the first ([n], [n]).
+
+    Of more than `count` wanted ones only `count` can be there, and the share is of `count`. nan where none is wanted.
+    """
+    total = min(int(wanted.sum()), count)
+    if not total:
+        return float("nan")
+    kept = np.argsort(-scores, kind="stable")[:count]
+    return float(wanted[kept].sum() / total)
 
 
 def logloss(labels: _Float, logits: _Float) -> float:

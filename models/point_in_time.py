@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from domain.feature_plan import PLAN, Plan
 from domain.feature_values import Column, feature_values
 from domain.features import Feature
-from domain.sequence import BEHAVIOUR_DTYPE, CHUNK
+from domain.sequence import CHUNK, behaviours_in
 from domain.user_kernel import NEVER
-from domain.user_state import EventBatch, fold, open_chunks
+from domain.user_state import EventBatch, fold
+from schemas.codec import codec
 from schemas.errors import BadInput
 from schemas.records import ACTION_CODES, UserHead
 
@@ -37,7 +38,6 @@ __all__ = ["PIECE", "LogFold", "export_features"]
 PIECE: Final = 20_000
 _EVENTS: Final = ("event_id", "user_id", "item_id", "event_time_ms", "action", "category_id", "value")
 _LABELS: Final = ("user_id", "position", "at_ms")
-_SEALED_BYTES: Final = CHUNK * BEHAVIOUR_DTYPE.itemsize
 #: Called with (events folded, labels written).
 Progress = Callable[[int, int], None]
 
@@ -59,7 +59,8 @@ class LogFold:
         self._plan = plan
         self._clock_ms = NEVER
         self._chunks: dict[tuple[int, int], bytes] = {}
-        self.heads: dict[int, UserHead] = {}
+        #: Encoded, by user.
+        self.heads: dict[int, bytes] = {}
 
     def advance(self, events: EventBatch, labels: _Labels) -> dict[str, Column]:
         """Fold a piece; the features of its labels, which lie at or before its end, as of their positions."""
@@ -73,7 +74,7 @@ class LogFold:
                 self._fold(events.take(chosen), clock[chosen])
             read = np.flatnonzero(label_round == number)
             if len(read):
-                heads = [self.heads.get(user) for user in labels.user_id[read].tolist()]
+                heads = [self._decoded(user) for user in labels.user_id[read].tolist()]
                 parts.append(feature_values(heads, labels.at_ms[read], self._plan))
                 places.append(read)
         if clock is not None:
@@ -81,15 +82,21 @@ class LogFold:
         return _in_order(parts, places, self._plan)
 
     def _fold(self, events: EventBatch, clock: npt.NDArray[np.int64]) -> None:
-        chunks = {place: self._chunks[place] for place in open_chunks(self.heads, events)}
-        folded = fold(self.heads, events, 1, chunks=chunks, clock_ms=clock, plan=self._plan)
+        folded = fold(self.heads, events, 1, read_chunks=self._open, clock_ms=clock, plan=self._plan)
         self.heads |= folded.heads
         for place, chunk in folded.chunks.items():
             # Sealed chunks are never read again: of each user the open one is enough.
-            if chunk is None or len(chunk) == _SEALED_BYTES:
+            if chunk is None or behaviours_in(chunk) == CHUNK:
                 self._chunks.pop(place, None)
             else:
                 self._chunks[place] = chunk
+
+    def _open(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        return {place: self._chunks[place] for place in wanted}
+
+    def _decoded(self, user: int) -> UserHead | None:
+        head = self.heads.get(user)
+        return None if head is None else cast(UserHead, codec("user_head").decode(head))
 
 
 def export_features(events: Path, labels: Path, out: Path, progress: Progress, plan: Plan = PLAN) -> int:

@@ -6,17 +6,16 @@ bit for bit: all randomness comes from the seed and the kernels are the determin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
-from models.aif import AIF, Batch
+from models.aif import AIF
 from models.config import ModelConfig
+from models.evaluation.judged import judged, spread
 from models.examples import Batches, Examples, examples_of
+from models.fitting import Budget, Progress, fit, reproducible
 from models.log import Log
 from models.metrics import auc, gauc, logloss
 from schemas.errors import BadInput
@@ -48,15 +47,6 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where training stands, after a step."""
-
-    step: int  #: from 1
-    steps: int
-    loss: float
-
-
-@dataclass(frozen=True)
 class Trained:
     """A trained model with what is known of it."""
 
@@ -80,89 +70,24 @@ def train(
     if options.max_examples is not None:
         examples = examples.take(slice(max(0, len(examples) - options.max_examples), None))
     known, held_out = examples.split(log, options.held_out)
-    with _reproducible(options):
+    with reproducible(options.seed, options.threads):
         batches = Batches(log, config, options.negatives)
         model = AIF(config)
-        losses = _fit(model, batches, known, options, progress)
-        metrics = evaluate(model, batches, _spread(held_out, options.judged), log, options)
+        budget = Budget(options.epochs, options.batch_size, options.learning_rate)
+        losses = fit({"aif": model}, batches, known, budget, options.seed, progress)["aif"]
+        metrics = evaluate(model, batches, spread(held_out, options.judged), log)
     metrics |= {"train_examples": len(known), "train_loss": float(np.mean(losses[-100:]))}
     return Trained(model, metrics, losses)
 
 
-def _fit(
-    model: AIF, batches: Batches, known: Examples, options: TrainingOptions, progress: Callable[[Progress], None]
-) -> list[float]:
-    generator = np.random.default_rng(options.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
-    per_epoch = -(-len(known) // options.batch_size)
-    steps = options.epochs * per_epoch
-    losses: list[float] = []
-    for _ in range(options.epochs):
-        order = generator.permutation(len(known))
-        for chosen in np.array_split(order, per_epoch):
-            chosen.sort()
-            batch = batches.batch(known.take(chosen), generator)
-            loss = _loss(model(batch), batch)
-            losses.append(loss.item())
-            if not np.isfinite(losses[-1]):
-                raise BadInput(
-                    f"the loss is {losses[-1]} at step {len(losses)} of {steps}: look for extreme prices or features "
-                    f"in the log, or lower the learning rate ({options.learning_rate})"
-                )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            progress(Progress(len(losses), steps, losses[-1]))
-    return losses
-
-
-def _loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    each = F.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")  # [B, C]
-    return (each * batch.weights).sum() / batch.weights.sum()
-
-
-def evaluate(model: AIF, batches: Batches, examples: Examples, log: Log, options: TrainingOptions) -> dict[str, float]:
+def evaluate(model: AIF, batches: Batches, examples: Examples, log: Log) -> dict[str, float]:
     """AUC, GAUC (by user) and logistic loss of the model on some examples, in the served form."""
-    generator = np.random.default_rng([options.seed, 1])
-    users, labels, logits = [], [], []
-    with torch.inference_mode():
-        for start in range(0, len(examples), options.batch_size):
-            part = examples.take(slice(start, start + options.batch_size))
-            batch = batches.batch(part, generator)
-            counts = batch.weights.numpy() > 0  # [B, C]
-            user = np.broadcast_to(log.events.user_id[part.positions][:, None], counts.shape)
-            users.append(user[counts])
-            labels.append(batch.labels.numpy()[counts])
-            logits.append(model(batch).numpy()[counts])
-    user_ids, label, logit = np.concatenate(users), np.concatenate(labels), np.concatenate(logits)
+    held = judged(log, batches, examples)
+    logits = held.scores(model)
     return {
-        "auc": auc(label, logit),
-        "gauc": gauc(user_ids, label, logit),
-        "logloss": logloss(label, logit),
-        "positives": int(label.sum()),
-        "candidates": len(label),
+        "auc": auc(held.labels, logits),
+        "gauc": gauc(held.users, held.labels, logits),
+        "logloss": logloss(held.labels, logits),
+        "positives": int(held.labels.sum()),
+        "candidates": len(held.labels),
     }
-
-
-def _spread(examples: Examples, count: int) -> Examples:
-    if len(examples) <= count:
-        return examples
-    return examples.take(np.linspace(0, len(examples) - 1, count).astype(np.int64))
-
-
-@contextmanager
-def _reproducible(options: TrainingOptions) -> Iterator[None]:
-    """Seeds torch, fixes its threads and its deterministic kernels, and leaves it as it was."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        torch.set_num_threads(options.threads)
-        torch.use_deterministic_algorithms(True)
-        # Filling memory is for code that reads what it did not write, and costs a tenth of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-            torch.use_deterministic_algorithms(deterministic)
-            torch.set_num_threads(threads)

@@ -103,6 +103,14 @@ class Codec:
 
         return decode
 
+    def prefix(self, leading: Mapping[str, Any]) -> bytes:
+        """How every record begins whose first fields, in their order, are these."""
+        fields = self._declared["fields"][: len(leading)]
+        out = io.BytesIO()
+        out.write(self.header)
+        fastavro.schemaless_writer(out, fastavro.parse_schema({**self._declared, "fields": fields}), leading)
+        return out.getvalue()
+
     def bytes_prefix(self, length: int) -> bytes:
         """What stands before the bytes of a record whose only field is `bytes` of this length.
 

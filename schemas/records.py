@@ -146,16 +146,18 @@ class UserHead(TypedDict):
     """See avro/user_head.avsc."""
 
     fingerprint: int
+    declarations: int
     source_topic_id: int
     source_offset: int
     newest_event_time_ms: int
-    event_ids: bytes
+    counted: int
+    last_event_time_ms: int
     tiles: bytes
-    behaviours: bytes
-    declarations: int
     values: bytes
+    registers: bytes
     ranked: bytes
-    moved: int
+    event_ids: bytes
+    behaviours: bytes
     category_index: bytes
 
 

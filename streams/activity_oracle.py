@@ -44,7 +44,7 @@ class PlainItem:
             if window in ACTIVITY_WINDOWS:
                 place = number, time_ms // window.tile_ms * window.tile_ms, action
                 self.counts[place] = self.counts.get(place, 0) + 1
-        expired = [place for place in self.counts if self._place(place) < 0]
+        expired = [place for place in self.counts if not self._kept(place)]
         for place in expired:
             del self.counts[place]
 
@@ -59,18 +59,15 @@ class PlainItem:
 
     def tiles(self) -> list[tuple[int, int]]:
         """(cell, count), as a row has them."""
-        cells, first = [], 0
-        for number, window in enumerate(WINDOWS):
-            for place, count in self.counts.items():
-                if place[0] == number:
-                    cells.append((first + self._place(place) * len(ACTIONS) + place[2], count))
-            first += len(ACTIONS) * window.tiles
-        return sorted(cells)
+        return sorted(
+            (number << 7 | start // WINDOWS[number].tile_ms % 8 << 4 | action, count)
+            for (number, start, action), count in self.counts.items()
+        )
 
-    def _place(self, tile: tuple[int, int, int]) -> int:
-        """A tile's place among those of its window at the newest event; negative where it has expired."""
+    def _kept(self, tile: tuple[int, int, int]) -> bool:
+        """Whether the window at the newest event reaches back to a tile."""
         window = WINDOWS[tile[0]]
-        return tile[1] // window.tile_ms - (self.newest_ms - window.length_ms) // window.tile_ms
+        return tile[1] // window.tile_ms >= (self.newest_ms - window.length_ms) // window.tile_ms
 
 
 class ActivityOracle(Oracle):

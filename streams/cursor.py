@@ -21,7 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Decision", "SourceCursor"]
+from schemas.errors import Corrupt
+
+__all__ = ["Decision", "SourceCursor", "within_log"]
 
 
 class Decision(Enum):
@@ -59,3 +61,20 @@ class SourceCursor:
     def sought(self, fetch: int) -> None:
         """The consumer was sent back to `expected`; fetches up to number `fetch` began before."""
         self.last_seek = fetch
+
+
+def within_log(name: str, expected: int, start: int, end: int) -> int:
+    """`expected`, where tables that stand there can go on with a log of offsets `start` to `end` - 1.
+
+    Raises Corrupt where records that they need, or have applied, are gone; `name` is the source partition.
+    """
+    if expected < start:
+        raise Corrupt(
+            f"{name} starts at offset {start}, the tables stand at {expected}: retention has deleted records never "
+            "applied. Restore them, or reset the tables and replay"
+        )
+    if expected > end:
+        raise Corrupt(
+            f"{name} ends at offset {end}, the tables stand at {expected}: records that were applied are gone"
+        )
+    return expected

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,9 +28,10 @@ from schemas.errors import Corrupt, Unavailable
 from schemas.ids import WATERMARK_KEY
 from schemas.records import Watermark
 from streams import metrics
+from streams.backlog import Backlog
 from streams.batching import FetchedBatch
 from streams.changelog import Destination
-from streams.cursor import Decision, SourceCursor
+from streams.cursor import SourceCursor, within_log
 from streams.fold import REBUILD_START, Writes
 from streams.store import Row
 
@@ -42,9 +42,6 @@ __all__ = ["LanePartition"]
 
 logger = logging.getLogger(__name__)
 
-#: Bytes in hand above which fetched records of a partition are held back, and below which they flow again.
-_HIGH_BYTES: Final = 8 << 20
-_LOW_BYTES: Final = 2 << 20
 #: Without progress for this long, records waiting, the process ends: far beyond any batch, rebalance or broker pause.
 STALLED_S: Final = 60.0
 #: Between two looks for something to rebuild where the last found nothing and nobody said that there is.
@@ -66,8 +63,7 @@ class LanePartition:
         self.restored_rows = 0
         #: Rows between a store and the end of its changelog, by changelog partition.
         self.rows_to_restore: dict[TopicPartition, int] = {}
-        self._pending: deque[FetchedBatch] = deque()
-        self._pending_bytes = 0
+        self._backlog = Backlog()
         self._wake = asyncio.Event()
         self._in_hand = asyncio.Lock()
         self._suspended = False
@@ -94,7 +90,7 @@ class LanePartition:
         """Finish the batch in hand and apply no other until `resume`: a rebalance has begun."""
         self._suspended = True
         async with self._in_hand:
-            self._drop_pending()
+            self._backlog.clear()
 
     async def resume(self) -> None:
         """Go on: the rebalance left the partition here."""
@@ -173,17 +169,8 @@ class LanePartition:
                 )
             await self._reset(mark, start)
             return start
-        expected, end = mark["next_source_offset"], int((await self.lane.consumer.highwaters(self.tp))[self.tp])
-        if expected < start:
-            raise Corrupt(
-                f"{name} starts at offset {start}, the tables stand at {expected}: retention has deleted records never "
-                "applied. Restore them, or reset the tables and replay"
-            )
-        if expected > end:
-            raise Corrupt(
-                f"{name} ends at offset {end}, the tables stand at {expected}: records that were applied are gone"
-            )
-        return expected
+        end = int((await self.lane.consumer.highwaters(self.tp))[self.tp])
+        return within_log(name, mark["next_source_offset"], start, end)
 
     async def _reset(self, mark: Watermark, start: int) -> None:
         """Delete every row of the lane's tables: the source is another log, and a recompute of it has none of them.
@@ -205,9 +192,8 @@ class LanePartition:
         """Take a fetched batch into hand; called by the agent."""
         if self.cursor is None or self._suspended:
             return  # fetched again after the rewind that follows
-        self._pending.append(batch)
-        self._pending_bytes += batch.size_bytes
-        if self._pending_bytes > _HIGH_BYTES:
+        self._backlog.add(batch)
+        if self._backlog.full:
             self.lane.consumer.held.add(self.tp)
         self._wake.set()
 
@@ -219,13 +205,13 @@ class LanePartition:
 
     async def check_progress(self) -> None:
         """Fetch again what was handed out and never arrived; called every second by the lane."""
-        if not self.ready or self._pending or self._in_hand.locked():
+        if not self.ready or self._backlog or self._in_hand.locked():
             return
         assert self.cursor is not None
         before = self.cursor.expected
         consumed_to = await self.lane.consumer.consumed_to(self.tp)
         await asyncio.sleep(0.5)  # what is on its way through Faust's queues arrives within milliseconds
-        if not self.ready or self._pending or self._in_hand.locked():
+        if not self.ready or self._backlog or self._in_hand.locked():
             return
         if self.cursor.expected == before < (consumed_to or 0):
             logger.warning(
@@ -236,7 +222,7 @@ class LanePartition:
     async def pass_over(self, begin: int, end: int) -> None:
         """Take note that the source has no records from `begin` to `end` - 1, where all before is applied."""
         async with self._in_hand:
-            if self.cursor and not self._suspended and not self._pending and self.cursor.expected == begin < end:
+            if self.cursor and not self._suspended and not self._backlog and self.cursor.expected == begin < end:
                 await self._commit(Writes({}), end, 0)
                 self.cursor.advance(end)
 
@@ -255,41 +241,25 @@ class LanePartition:
                 position = await self.lane.consumer.position(self.tp) or 0
             except KafkaError:
                 return  # no broker, or a rebalance: not a stall of ours
-            if position >= end and not self._pending:
+            if position >= end and not self._backlog:
                 self._moved_at = time.monotonic()
                 return
             doing = f"at offset {self.cursor.expected} of {end}"
         raise Unavailable(
-            f"{self.tp.topic}-{self.partition} has stood still for {standing_s:.0f} s, {doing}: {len(self._pending)} "
+            f"{self.tp.topic}-{self.partition} has stood still for {standing_s:.0f} s, {doing}: {len(self._backlog)} "
             f"batches in hand, {'held' if self.tp in self.lane.consumer.held else 'not held'}"
         )
 
     async def _next_records(self) -> tuple[list[Any], int] | None:
         """Records to apply next and the offset behind them; None when there are none in hand."""
         assert self.cursor is not None
-        records: list[Any] = []
-        end = self.cursor.expected
-        while self._pending and len(records) < _BATCH_RECORDS:
-            batch = self._pending.popleft()
-            self._pending_bytes -= batch.size_bytes
-            ahead = SourceCursor(end, self.cursor.last_seek)
-            decision = ahead.decide(batch.begin, batch.end, batch.fetch)
-            if decision is Decision.TAKE:
-                records += [record for record in batch.records if record.offset >= end]
-                end = batch.end
-            elif decision is Decision.SEEK:
-                self._drop_pending()
-                if not records:
-                    await self._rewind()
-                # With records in hand, what follows them is fetched again once they are applied.
-                break
-        if self._pending_bytes < _LOW_BYTES:
+        records, end, lost = self._backlog.take(self.cursor, _BATCH_RECORDS)
+        found = end > self.cursor.expected
+        if lost and not found:  # with records in hand, what follows them is fetched again once they are applied
+            await self._rewind()
+        if self._backlog.low:
             self._release()
-        return (records, end) if end > self.cursor.expected else None
-
-    def _drop_pending(self) -> None:
-        self._pending.clear()
-        self._pending_bytes = 0
+        return (records, end) if found else None
 
     def _release(self) -> None:
         if not self._suspended:
@@ -297,7 +267,7 @@ class LanePartition:
 
     async def _rewind(self) -> None:
         assert self.cursor is not None
-        self._drop_pending()
+        self._backlog.clear()
         self.cursor.sought(await self.lane.consumer.rewind(self.tp, self.cursor.expected))
 
     # -- batches out ---------------------------------------------------------------------------------------------

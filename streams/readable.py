@@ -110,7 +110,7 @@ def _user(head: Any, full: bool) -> dict[str, Any]:
         }
         for each in behaviours
     ]
-    shown["moved"] = head["moved"]
+    shown["counted"] = head["counted"]
     if head["declarations"] == PLAN.fingerprint:
         at_ms = np.array([head["newest_event_time_ms"]], dtype=np.int64)
         shown["features"] = {name: column.items()[0] for name, column in feature_values([head], at_ms).items()}

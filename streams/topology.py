@@ -17,6 +17,7 @@ import faust
 from faust.events import Event
 from faust.types import TP
 
+from domain.user_kernel import COMPILE_S
 from schemas.deployment import Deployment, settings_from_env
 from schemas.errors import BadInput
 from streams import internals
@@ -117,6 +118,7 @@ class Worker:
         require_destinations(self.deployment)
         self._lock = claim(self.folder, self.deployment)
         (self.folder / "faust").mkdir(exist_ok=True)
+        logger.info("the fold of user events is compiled: %.1f s", COMPILE_S)  # seconds in a fresh checkout
 
     async def on_started(self, app: faust.App, **_: Any) -> None:
         """Start what runs beside the agents."""

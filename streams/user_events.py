@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from domain.activity_events import ActivityBatch, packed_activity
 from domain.feature_plan import PLAN, Plan
 from domain.migration import migrated
 from domain.sequence import held_chunks
 from domain.user_kernel import COUNTED, NEVER
-from domain.user_row import FINGERPRINT
-from domain.user_state import IDLE_MS, EventBatch, Folded, fold, open_chunks
+from domain.user_row import FINGERPRINT, row_prefix
+from domain.user_state import IDLE_MS, EventBatch, Folded, fold
 from domain.validation import check_user_event
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -30,6 +32,8 @@ __all__ = ["UserEventsFold"]
 
 #: Rows that the sweep reads at a time: some milliseconds.
 _PAGE: Final = 500
+#: Fields of a head that say whether it is idle and what chunks it has.
+_LEADING: Final = 6
 #: Event time between two sweeps of a partition.
 _SWEEP_EVERY_MS: Final = 86_400_000
 #: Where a sweep that is through stands until the next: behind every entity's key.
@@ -53,17 +57,16 @@ class UserEventsFold:
         )
         if not valid:
             return Writes({}, letters)
-        events = [event for _, event in valid]
-        batch = EventBatch.of([source.offset for source, _ in valid], events)
-        heads = self._heads(events, tables)
-        moved = {user: head for user, head in heads.items() if head["declarations"] != self._plan.fingerprint}
-        heads.update(self._migrated(moved, tables))
+        batch = EventBatch.of([source.offset for source, _ in valid], [event for _, event in valid])
+        heads = self._heads(batch, tables)
+        other = self._declared_otherwise(heads)
+        heads.update(self._migrated(other, tables))
         folded = fold(
-            heads, batch, topic_id, chunks=self._chunks(open_chunks(heads, batch), tables),
-            clock_ms=_clock_ms(tables), idle_ms=self._idle_ms, plan=self._plan,
+            heads, batch, topic_id, read_chunks=lambda wanted: _chunks(wanted, tables), clock_ms=_clock_ms(tables),
+            idle_ms=self._idle_ms, plan=self._plan,
         )  # fmt: skip
-        encode, encode_chunk = codec("user_head").encode, codec("user_chunk").encode
-        rows: list[Row] = [(entity_key(user), encode(head)) for user, head in folded.heads.items()]
+        encode_chunk = codec("user_chunk").encode
+        rows: list[Row] = [(entity_key(user), head) for user, head in folded.heads.items()]
         for (user, number), chunk in folded.chunks.items():
             value = None if chunk is None else encode_chunk({"fingerprint": FINGERPRINT, "behaviours": chunk})
             rows.append((chunk_key(user, number), value))
@@ -73,7 +76,7 @@ class UserEventsFold:
             max_event_time_ms=int(batch.event_time_ms.max()),
             counts={
                 "duplicate": folded.duplicates, "replayed": folded.replayed, "late": folded.late,
-                "expired": folded.expired, "migrated": len(moved),
+                "expired": folded.expired, "migrated": len(other),
             },
             outgoing=self._activity(partition, topic_id, batch, folded),
         )  # fmt: skip
@@ -109,43 +112,47 @@ class UserEventsFold:
 
     def _swept(self, keys: list[bytes], clock_ms: int, tables: TableReader) -> Writes | None:
         """What a sweep changes of these rows and their chunks."""
-        decode: Any = codec("user_head").decode
+        decode: Any = codec("user_head").leading(_LEADING)
         values = tables.get_many("users", keys)
-        heads = {entity_id(key): decode(value) for key, value in zip(keys, values, strict=True) if value is not None}
+        heads = {entity_id(key): value for key, value in zip(keys, values, strict=True) if value is not None}
+        read = {user: decode(head) for user, head in heads.items()}
         rows: list[Row] = []
-        idle = {user for user, head in heads.items() if head["newest_event_time_ms"] < clock_ms - self._idle_ms}
+        idle = {user for user, head in read.items() if head["newest_event_time_ms"] < clock_ms - self._idle_ms}
         for user in idle:
-            rows += [(chunk_key(user, number), None) for number in held_chunks(heads[user]["moved"])]
+            rows += [(chunk_key(user, number), None) for number in held_chunks(read[user]["counted"])]
             rows.append((entity_key(user), None))
-        other = {
-            user: head
-            for user, head in heads.items()
-            if user not in idle and head["declarations"] != self._plan.fingerprint
-        }
-        encode = codec("user_head").encode
-        rows += [(entity_key(user), encode(head)) for user, head in self._migrated(other, tables).items()]
+        other = self._declared_otherwise({user: head for user, head in heads.items() if user not in idle})
+        rows += [(entity_key(user), head) for user, head in self._migrated(other, tables).items()]
         return Writes({"users": rows}, counts={"swept": len(idle), "migrated": len(other)}) if rows else None
 
-    def _heads(self, events: Sequence[Any], tables: TableReader) -> dict[int, Any]:
-        users = list({event["user_id"] for event in events})
+    def _heads(self, batch: EventBatch, tables: TableReader) -> dict[int, bytes]:
+        users: list[int] = np.unique(batch.user_id).tolist()
         rows = tables.get_many("users", [entity_key(user) for user in users])
-        decode = codec("user_head").decode
-        return {user: decode(row) for user, row in zip(users, rows, strict=True) if row is not None}
+        return {user: row for user, row in zip(users, rows, strict=True) if row is not None}
 
-    def _migrated(self, heads: dict[int, Any], tables: TableReader) -> dict[int, Any]:
+    def _declared_otherwise(self, heads: dict[int, bytes]) -> dict[int, bytes]:
+        prefix = row_prefix(self._plan.fingerprint)
+        return {user: head for user, head in heads.items() if not head.startswith(prefix)}
+
+    def _migrated(self, heads: dict[int, bytes], tables: TableReader) -> dict[int, bytes]:
         """These rows, re-folded from their sequences as their features are declared now."""
+        decode: Any = codec("user_head").decode
         done = {}
-        for user, head in heads.items():
-            chunks = self._chunks([(user, number) for number in held_chunks(head["moved"])], tables)
-            done[user] = migrated(head, {number: chunk for (_, number), chunk in chunks.items()}, self._plan)
+        for user, encoded in heads.items():
+            head = decode(encoded)
+            chunks = _chunks([(user, number) for number in held_chunks(head["counted"])], tables)
+            row = migrated(head, {number: chunk for (_, number), chunk in chunks.items()}, self._plan)
+            done[user] = codec("user_head").encode(row)
         return done
 
-    def _chunks(self, wanted: Sequence[tuple[int, int]], tables: TableReader) -> dict[tuple[int, int], bytes]:
-        if not wanted:
-            return {}
-        rows = tables.get_many("users", [chunk_key(user, number) for user, number in wanted])
-        decode = codec("user_chunk").decode
-        return {place: decode(row)["behaviours"] for place, row in zip(wanted, rows, strict=True) if row is not None}
+
+def _chunks(wanted: Sequence[tuple[int, int]], tables: TableReader) -> dict[tuple[int, int], bytes]:
+    """Packed behaviours of those of these chunks that are there."""
+    if not wanted:
+        return {}
+    rows = tables.get_many("users", [chunk_key(user, number) for user, number in wanted])
+    decode = codec("user_chunk").decode
+    return {place: decode(row)["behaviours"] for place, row in zip(wanted, rows, strict=True) if row is not None}
 
 
 def _clock_ms(tables: TableReader) -> int:

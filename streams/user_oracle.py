@@ -18,13 +18,13 @@ import numpy as np
 from domain.duplicates import EVENT_IDS
 from domain.feature_plan import PLAN, Plan
 from domain.features import RANKED
-from domain.sequence import BEHAVIOUR_DTYPE, BEHAVIOURS, CHUNK, INDEX_DTYPE, SEQUENCE
-from domain.user_row import FINGERPRINT, RANKED_DTYPE, VALUE_DTYPE
+from domain.sequence import BEHAVIOURS, CHUNK, INDEX_DTYPE, SEQUENCE, unpacked_behaviours
+from domain.user_row import FINGERPRINT, RANKED_DTYPE, REGISTER_DTYPE, VALUE_DTYPE
 from domain.user_state import IDLE_MS
 from domain.validation import check_user_event
-from domain.windows import CELLS, LONGEST_MS, TILE_DTYPE, WINDOWS
+from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
 from schemas.deployment import Deployment
-from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
+from schemas.records import ACTION_CODES, UserEvent, UserHead
 from streams.fold import SourceRecord
 from streams.oracle import Oracle
 
@@ -145,13 +145,15 @@ class PlainUser:
             "source_offset": self.source_offset,
             "newest_event_time_ms": self.newest_ms,
             "event_ids": self.ids,
-            "tiles": self._tiles(plan),
+            "tiles": self._tiles(),
             "behaviours": self.sequence[self.moved - self.dropped :],
+            "counted": self.dropped + len(self.sequence),
+            "last_event_time_ms": self.sequence[-1][1],
+            "registers": self._registers(plan),
             "values": self._values(plan),
             "ranked": [(ranking, category, weight) for (ranking, category), weight in sorted(
                 self.ranked.items(), key=lambda entry: entry[0][0]
             )],
-            "moved": self.moved,
             "category_index": [(category, *entry) for category, entry in self.index.items()],
         }  # fmt: skip
 
@@ -162,35 +164,38 @@ class PlainUser:
             for start in range(self.dropped, self.moved, CHUNK)
         }
 
-    def _tiles(self, plan: Plan) -> list[tuple[int, int]]:
-        tiles, first = [], 0
-        for number, window in enumerate(WINDOWS):
-            for (of, start, action), count in self.counts.items():
-                if of == number and (place := self._place(number, start)) >= 0:
-                    tiles.append((first + place * len(ACTIONS) + action, count))
-            first += len(ACTIONS) * window.tiles
-        assert first == CELLS
-        for number, sketch in enumerate(plan.sketches):
-            for (of, start, register), rank in self.registers.items():
-                if of == number and (place := self._place(sketch.level, start)) >= 0:
-                    tiles.append((first + place, register << 8 | rank))
-            first += WINDOWS[sketch.level].tiles
-        return sorted(tiles)
+    def _tiles(self) -> list[tuple[int, int]]:
+        """(window << 7 | slot << 4 | action, events) of the tiles that are kept."""
+        return sorted(
+            (window << 7 | start // WINDOWS[window].tile_ms % 8 << 4 | action, count)
+            for (window, start, action), count in self.counts.items()
+            if self._kept(window, start)
+        )
+
+    def _registers(self, plan: Plan) -> list[int]:
+        """sketch << 19 | slot << 16 | register << 8 | rank of the tiles that are kept."""
+        levels = [sketch.level for sketch in plan.sketches]
+        return sorted(
+            sketch << 19 | start // WINDOWS[levels[sketch]].tile_ms % 8 << 16 | register << 8 | rank
+            for (sketch, start, register), rank in self.registers.items()
+            if self._kept(levels[sketch], start)
+        )
 
     def _values(self, plan: Plan) -> list[tuple[int, float]]:
-        values, first = [], 0
-        for number, amount in enumerate(plan.amounts):
-            for (of, start), value in self.amounts.items():
-                if of == number and (place := self._place(amount.level, start)) >= 0:
-                    values.append((first + place, value))
-            first += WINDOWS[amount.level].tiles
-        return sorted(values + [(first + number, value) for number, value in self.scalars.items()])
+        """(amount << 3 | slot, value) of the tiles that are kept, then the scalars in slot 0."""
+        levels = [amount.level for amount in plan.amounts]
+        amounts = sorted(
+            (amount << 3 | start // WINDOWS[levels[amount]].tile_ms % 8, value)
+            for (amount, start), value in self.amounts.items()
+            if self._kept(levels[amount], start)
+        )
+        return amounts + [(len(levels) + number << 3, value) for number, value in sorted(self.scalars.items())]
 
-    def _place(self, level: int, start: int) -> int:
-        """A tile's place among those that the window covers at the newest event; negative where it has expired."""
+    def _kept(self, level: int, start: int) -> bool:
+        """Whether the window at the newest event reaches back to a tile."""
         assert self.newest_ms is not None
         window = WINDOWS[level]
-        return start // window.tile_ms - (self.newest_ms - window.length_ms) // window.tile_ms
+        return start // window.tile_ms >= (self.newest_ms - window.length_ms) // window.tile_ms
 
 
 class UsersOracle(Oracle):
@@ -279,6 +284,7 @@ def unpacked(head: UserHead) -> dict[str, Any]:
         "event_ids": np.frombuffer(head["event_ids"], dtype="<i8").tolist(),
         "tiles": np.frombuffer(head["tiles"], dtype=TILE_DTYPE).tolist(),
         "behaviours": _behaviours(head["behaviours"]),
+        "registers": np.frombuffer(head["registers"], dtype=REGISTER_DTYPE).tolist(),
         "values": np.frombuffer(head["values"], dtype=VALUE_DTYPE).tolist(),
         "ranked": np.frombuffer(head["ranked"], dtype=RANKED_DTYPE).tolist(),
         "category_index": [
@@ -289,7 +295,7 @@ def unpacked(head: UserHead) -> dict[str, Any]:
 
 
 def _behaviours(packed: bytes) -> list[Behaviour]:
-    rows = np.frombuffer(packed, dtype=BEHAVIOUR_DTYPE).tolist()
+    rows = unpacked_behaviours(packed).tolist()
     return [(*row[:3], None if math.isnan(row[3]) else row[3], *row[4:]) for row in rows]
 
 

@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
+LISTED: list[str] = PROJECT["tool"]["setuptools"]["packages"]
+PACKAGES = [name for name in LISTED if "." not in name]
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 #: The packages of ours that a package may import, besides itself.
 MAY_IMPORT = {
@@ -65,6 +66,11 @@ def test_every_package_has_a_rule() -> None:
     """A new package needs its place in the order of imports; every package is there."""
     assert set(MAY_IMPORT) == set(PACKAGES)
     assert {package_of(path) for path in MODULES} == set(PACKAGES)
+
+
+def test_every_folder_of_modules_is_installed() -> None:
+    """Packaging lists each folder that holds modules: none is missing from an installation."""
+    assert {".".join(path.parent.relative_to(ROOT).parts) for path in MODULES} == set(LISTED)
 
 
 @every_module

@@ -28,6 +28,7 @@ from cli.main import main
 from producers.datasets import open_dataset
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
+from schemas.topics import all_topics
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(280)]
 
@@ -96,7 +97,7 @@ def test_a_kept_demo_is_the_only_one_and_stop_deletes_its_topics(broker: Any, tm
         first.start()
         first.run("server", "serve", "--port", str(first.server.port))
         second.start()
-        assert len(topics_of_demos(broker) - before) == 18
+        assert len(topics_of_demos(broker) - before) == 2 * len(all_topics())
         first.keep()
         refused = CliRunner().invoke(main, ["demo", "--keep", *options])
         assert refused.exit_code == 2 and "end it with `aif demo --stop`" in refused.stderr

@@ -39,7 +39,7 @@ def folder(tmp_path):
     worker = tmp_path / "tables" / "w"
     os.close(claim(worker, deployment))
     store = Store(worker / f"users-{partition}.db")
-    store.put_many([(entity_key(7), codec("user_head").encode(head)), (WATERMARK_KEY, mark)], 1)
+    store.put_many([(entity_key(7), head), (WATERMARK_KEY, mark)], 1)
     store.close()
     return tmp_path
 

@@ -18,7 +18,7 @@ from domain.artifact import (
     check_fit,
     sha256,
 )
-from domain.user_state import FINGERPRINT
+from domain.user_row import FINGERPRINT
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError
 

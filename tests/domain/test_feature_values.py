@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from domain.feature_values import distinct_estimate, feature_values
 from domain.features import FEATURES, Feature
 from domain.user_state import EventBatch, fold
 from domain.windows import LONGEST_MS, WINDOWS
+from schemas.codec import codec
 from schemas.records import ACTIONS, UserEvent
 
 T0 = 1_700_000_000_000
@@ -30,6 +33,11 @@ drawn_events = st.lists(
     ),
     min_size=1, max_size=40,
 )  # fmt: skip
+
+
+def _row(batch: EventBatch, user: int, plan: Plan = PLAN) -> Any:
+    """A user's row after a batch."""
+    return codec("user_head").decode(fold({}, batch, 1, plan=plan).heads[user])
 
 
 def _events(drawn: list) -> list[UserEvent]:
@@ -91,7 +99,7 @@ def _counted(events: list[UserEvent]) -> list[UserEvent]:
 def test_values_equal_their_definitions(drawn, later) -> None:
     """At any time from the newest event on: late, tied, at tile edges, years apart; none where there is none."""
     events, plan = _events(drawn), Plan.of(DECLARED)
-    head = fold({}, EventBatch.of(range(len(events)), events), 1, plan=plan).heads[1]
+    head = _row(EventBatch.of(range(len(events)), events), 1, plan)
     at = head["newest_event_time_ms"] + later
     found = feature_values([None, head], np.array([at, at]), plan)
     counted = _counted(events)
@@ -113,7 +121,7 @@ def test_values_equal_their_definitions(drawn, later) -> None:
 def test_zero_is_not_no_value() -> None:
     """A purchase for nothing is a sum of zero; no purchase is no sum."""
     free = {**user_event(1, 1, 5, T0, "purchase"), "value": 0.0}
-    heads = [fold({}, EventBatch.of([0], [each]), 1).heads[1] for each in (free, user_event(1, 1, 5, T0, "purchase"))]
+    heads = [_row(EventBatch.of([0], [each]), 1) for each in (free, user_event(1, 1, 5, T0, "purchase"))]
     found = feature_values(heads, np.array([T0, T0]))
     for name in ("spend_7d", "mean_purchase_7d", "min_purchase_7d", "max_purchase_7d"):
         assert found[name].items() == [0.0, None]
@@ -130,8 +138,6 @@ def test_distinct_counts_stay_near_the_truth() -> None:
             place, place, 0 * place, random.integers(0, 2**60, size), T0 + 0 * place, np.ones(size, "u1"), 0 * place,
             place < 0, place * np.nan,
         )  # fmt: skip
-        heads, chunks = {}, {}
-        folded = fold(heads, batch, 1, chunks=chunks)
-        estimate = feature_values([folded.heads[0]], np.array([T0]), PLAN)["distinct_items_24h"].items()[0]
+        estimate = feature_values([_row(batch, 0)], np.array([T0]), PLAN)["distinct_items_24h"].items()[0]
         assert abs(estimate - size) <= max(0.2 * size, 0.1), size
     assert distinct_estimate(np.zeros((1, 256), dtype=np.uint8)).tolist() == [0.0]

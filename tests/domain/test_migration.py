@@ -8,7 +8,8 @@ import pytest
 from domain.feature_plan import PLAN, Plan
 from domain.features import Feature
 from domain.migration import migrated
-from domain.user_state import EventBatch, fold, open_chunks
+from domain.user_state import EventBatch, fold
+from schemas.codec import codec
 from schemas.errors import Corrupt
 
 T0 = 1_700_000_000_000
@@ -35,10 +36,10 @@ def _row(length: int, plan: Plan, seed: int) -> tuple[dict, dict]:
     )  # fmt: skip
     for start in range(0, length, 100):
         batch = whole.take(place[start : start + 100])
-        folded = fold(heads, batch, 1, plan=plan, chunks={at: chunks[at] for at in open_chunks(heads, batch)})
+        folded = fold(heads, batch, 1, plan=plan, read_chunks=lambda _, held=chunks: held)
         heads |= folded.heads
         chunks |= folded.chunks
-    return heads[0], {number: chunk for (_, number), chunk in chunks.items()}
+    return codec("user_head").decode(heads[0]), {number: chunk for (_, number), chunk in chunks.items()}
 
 
 @pytest.mark.parametrize("length", [1, 50, 63, 64, 700, 9_000])
@@ -59,6 +60,7 @@ def test_a_user_beyond_the_sequence_keeps_exact_windows() -> None:
     assert row["declarations"] == OTHER.fingerprint
     assert row["newest_event_time_ms"] == new["newest_event_time_ms"]
     assert row["tiles"] == new["tiles"]
+    assert row["registers"] == new["registers"], "the last ten thousand reach beyond the longest window"
 
 
 def test_a_missing_chunk_is_corrupt() -> None:

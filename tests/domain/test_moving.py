@@ -1,27 +1,39 @@
-"""What leaves a head enters the category index; chunks are tested in test_sequence.py."""
+"""Blocks that left a head, into chunks; that the chunks of a log are right is tested in test_sequence.py."""
 
 from __future__ import annotations
 
-import numpy as np
+import pytest
 
-from domain.moving import move
-from domain.sequence import BEHAVIOUR_DTYPE, INDEX_DTYPE
+from domain.moving import chunks_after, open_chunk
+from domain.sequence import BLOCK, CHUNK, KEPT_CHUNKS
+from schemas.errors import Corrupt
 
-T0 = 1_700_000_000_000
+BLOCKS = [bytes([number]) * 5 * BLOCK for number in range(20)]
 
 
-def test_the_index_is_bounded_and_holds_the_last_of_the_heaviest_categories() -> None:
-    """Eight categories of four behaviours at most; a category that came often recently stays, a rare old one goes."""
-    log = np.zeros(4_000, dtype=BEHAVIOUR_DTYPE)
-    log["item_id"], log["event_time_ms"], log["has_category"] = np.arange(4_000), T0 + np.arange(4_000) * 1000, True
-    log["category_id"], log["action"] = np.random.default_rng(1).integers(0, 12, 4_000), np.arange(4_000) % 14
-    log["category_id"][3_000:] = np.arange(1_000) % 3
-    _, moved, index, _ = move(log.tobytes(), 0, b"", b"")
-    rows = np.frombuffer(index, dtype=INDEX_DTYPE)
-    assert len(index) <= 8 * INDEX_DTYPE.itemsize == 704
-    for category in range(3):
-        row = rows[rows["category_id"] == category][0]
-        of_category = log[:moved][log["category_id"][:moved] == category][-4:]
-        assert row["used"] == 4
-        for name in ("item_id", "event_time_ms", "action"):
-            assert row[name].tolist() == of_category[name].tolist()
+def test_blocks_fill_the_open_chunk_and_then_new_ones() -> None:
+    """Chunks are the blocks of the log in order, 256 behaviours each, however many blocks come at once."""
+    once = chunks_after(0, BLOCKS, b"")
+    assert once == {0: b"".join(BLOCKS[:8]), 1: b"".join(BLOCKS[8:16]), 2: b"".join(BLOCKS[16:])}
+    chunks: dict[int, bytes | None] = {}
+    counted = BLOCK
+    for block in BLOCKS:
+        number = open_chunk(counted)
+        chunks |= chunks_after(counted, [block], b"" if number is None else chunks[number] or b"")
+        counted += BLOCK
+    assert chunks == once
+
+
+def test_the_chunk_beyond_the_sequence_goes_when_a_new_one_begins() -> None:
+    """A new chunk takes the place of the one that lies 41 chunks behind it, once."""
+    begins = KEPT_CHUNKS * CHUNK + BLOCK
+    assert open_chunk(begins) is None
+    assert chunks_after(begins, BLOCKS[:1], b"") == {0: None, KEPT_CHUNKS: BLOCKS[0]}
+    assert chunks_after(begins + BLOCK, BLOCKS[1:2], BLOCKS[0]) == {KEPT_CHUNKS: BLOCKS[0] + BLOCKS[1]}
+
+
+def test_a_head_is_never_joined_with_an_open_chunk_that_is_not_its_own() -> None:
+    """A chunk that is missing, or longer than the head says, is Corrupt."""
+    for held in (b"", BLOCKS[0] + BLOCKS[1]):
+        with pytest.raises(Corrupt, match="open chunk"):
+            chunks_after(2 * BLOCK, BLOCKS[:1], held)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 from planted import user_event
@@ -9,6 +10,7 @@ from domain.user_features import UserInputs, user_inputs
 from domain.user_state import EventBatch, fold
 from domain.windows import WINDOWS
 from models.config import ModelConfig
+from schemas.codec import codec
 from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
 
 _DIMS = ModelConfig(behaviours=3).dimensions
@@ -17,7 +19,8 @@ _NOW_MS = 1000 * 24 * _HOUR_MS
 
 
 def _heads(records: list[UserEvent]) -> dict[int, UserHead]:
-    return fold({}, EventBatch.of(range(len(records)), records), topic_id=1).heads
+    heads = fold({}, EventBatch.of(range(len(records)), records), topic_id=1).heads
+    return {user: cast(UserHead, codec("user_head").decode(head)) for user, head in heads.items()}
 
 
 def _inputs(heads: list[UserHead | None], at_ms: int) -> UserInputs:

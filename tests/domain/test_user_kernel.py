@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from domain.duplicates import find_duplicates
 from domain.user_state import EventBatch, fold
+from schemas.codec import codec
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=150))
@@ -20,4 +21,4 @@ def test_duplicates_are_those_of_the_array_form(ids) -> None:
     folded = fold({}, batch, 1)
     repeated = find_duplicates([b""], event_id, none)
     assert folded.duplicates == repeated.sum()
-    assert folded.heads[0]["event_ids"] == event_id[~repeated][-32:].tobytes()
+    assert codec("user_head").decode(folded.heads[0])["event_ids"] == event_id[~repeated][-32:].tobytes()

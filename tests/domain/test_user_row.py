@@ -11,9 +11,10 @@ from domain.feature_values import feature_values
 from domain.features import FEATURES, Feature
 from domain.user_row import FINGERPRINT, behaviours_of, check_rows, window_counts
 from domain.user_state import EventBatch, fold
+from schemas.codec import codec
 from schemas.errors import Corrupt
 
-HEAD = fold({}, EventBatch.of([0], [user_event(1, 1, 7, 1_700_000_000_000)]), 1).heads[1]
+HEAD = codec("user_head").decode(fold({}, EventBatch.of([0], [user_event(1, 1, 7, 1_700_000_000_000)]), 1).heads[1])
 
 
 def test_another_layout_is_refused_by_every_reader() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from domain.user_row import tiles_of
 from domain.user_state import EventBatch, fold
 from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS, count_windows, oldest_starts
+from schemas.codec import codec
 from schemas.records import ACTIONS
 
 DAY_MS = 86_400_000
@@ -66,7 +67,7 @@ def merged(rows: list[list[tuple[int, int]]], steps: int) -> tuple[np.ndarray, n
                 place, place, owner, place, time, action.astype(np.uint8), 0 * place, place < 0, place * np.nan
             )
             heads |= fold(heads, batch, 1, idle_ms=2**60).heads
-    return tiles_of([heads[index] for index in range(len(rows))])
+    return tiles_of([codec("user_head").decode(heads[index]) for index in range(len(rows))])
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda window: window.name)

@@ -10,8 +10,12 @@ from schemas.errors import BadInput
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"signature_bits": 63}, {"tiers": 6}, {"behaviours": 33}, {"bridges": 0}, {"hidden": (8,)}]
-)
+    "sizes",
+    [
+        {"signature_bits": 63}, {"tiers": 6}, {"behaviours": 33}, {"bridges": 0}, {"hidden": (8,)}, {"bea": "C"},
+        {"din": "none"},
+    ],
+)  # fmt: skip
 def test_impossible_sizes_are_refused_by_name(sizes: dict[str, Any]) -> None:
     """A size that no network or record can have is refused with the field's name."""
     with pytest.raises(BadInput, match=next(iter(sizes))):

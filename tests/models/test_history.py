@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,8 @@ from domain.user_state import EventBatch, fold
 from models.config import ModelConfig
 from models.history import History
 from models.log import Log
-from schemas.records import ACTIONS, UserEvent, UserHead
+from schemas.codec import codec
+from schemas.records import ACTIONS, UserEvent
 
 _CONFIG = ModelConfig(behaviours=5)
 _GAPS_MS = st.sampled_from([0, 1, 59_000, 300_000, 3_600_000, 5 * 3_600_000, 86_400_000, 9 * 86_400_000])
@@ -30,14 +33,16 @@ def _records(drawn: list[tuple[int, int, int, str, int]]) -> list[UserEvent]:
 
 def _served(records: list[UserEvent]) -> list[UserInputs]:
     """What serving gives just before each event that is no duplicate, folding one event at a time."""
-    heads: dict[int, UserHead] = {}
+    heads: dict[int, Any] = {}
+    rows: dict[int, bytes] = {}
     inputs = []
     for offset, record in enumerate(records):
-        folded = fold(heads, EventBatch.of([offset], [record]), topic_id=1)
+        folded = fold(rows, EventBatch.of([offset], [record]), topic_id=1)
         if not folded.duplicates:
             at_ms = np.array([record["event_time_ms"]])
             inputs.append(user_inputs([heads.get(record["user_id"])], at_ms, _CONFIG.dimensions))
-        heads |= folded.heads
+        rows |= folded.heads
+        heads |= {user: codec("user_head").decode(row) for user, row in folded.heads.items()}
     return inputs
 
 

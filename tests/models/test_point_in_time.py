@@ -18,8 +18,9 @@ from domain.features import FEATURES
 from domain.user_state import EventBatch, fold
 from models import point_in_time
 from models.point_in_time import export_features
+from schemas.codec import codec
 from schemas.errors import BadInput
-from schemas.records import ACTIONS, UserEvent, UserHead
+from schemas.records import ACTIONS, UserEvent
 
 T0 = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -48,15 +49,20 @@ def _by_prefix(events: list[UserEvent], labels: list[dict[str, int]]) -> list[di
     """Every label's features from a fold of the log before it, one event at a time."""
     expected = []
     for label in labels:
-        heads: dict[int, UserHead] = {}
+        heads: dict[int, bytes] = {}
         clock = -(2**61)
         for offset, event in enumerate(events[: label["position"]]):
             folded = fold(heads, EventBatch.of([offset], [event]), 1, clock_ms=clock)
             heads, clock = heads | folded.heads, folded.clock_ms
-        found = feature_values([heads.get(label["user_id"])], np.array([label["at_ms"]]))
+        found = feature_values([_head(heads, label["user_id"])], np.array([label["at_ms"]]))
         row = {name: found[name].items()[0] for name in NAMES}
         expected.append({"clicked": 1, **label, **row})
     return expected
+
+
+def _head(heads: dict[int, bytes], user: int) -> Any:
+    """A user's row, decoded; None where there is none."""
+    return codec("user_head").decode(heads[user]) if user in heads else None
 
 
 drawn_events = st.lists(

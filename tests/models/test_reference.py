@@ -20,6 +20,7 @@ from models.log import Log
 from models.reference import score, tier_histogram, user_feed
 from models.tower import LoadedTower, n2o_records
 from models.training import Trained
+from schemas.codec import codec
 from schemas.records import ItemRow, ItemUpdate
 
 
@@ -60,7 +61,7 @@ def test_the_artifact_scores_as_training_did(
         activity = fold_items({}, ActivityBatch(earlier.item_id, earlier.event_time_ms, earlier.action), interval_ms)
         snapshots = Snapshots.of([activity.rows.get(row["item_id"]) for row in rows])
         records = n2o_records(rows, snapshots, tower, layout, exported.manifest.version_tag)
-        users = user_inputs([heads.get(event["user_id"])], np.array([event["event_time_ms"]]), dims)
+        users = user_inputs([_head(heads, event["user_id"])], np.array([event["event_time_ms"]]), dims)
         feed = user_feed(users, records, dims)
         bias, bridge_weight, signature_weight = session.run(list(USER_OUTPUTS), feed)
         candidates = records[items[place]]  # item ids of the planted log are 0, 1, 2, ...
@@ -68,6 +69,11 @@ def test_the_artifact_scores_as_training_did(
         user_phase = (bias[0], bridge_weight[0], signature_weight[0])
         found = score(exported.manifest, head, user_phase, candidates, tiers)
         np.testing.assert_allclose(found, expected[place], rtol=1e-4, atol=1e-5)
+
+
+def _head(heads: dict[int, bytes], user: int) -> Any:
+    """A user's row, decoded; None where there is none."""
+    return codec("user_head").decode(heads[user]) if user in heads else None
 
 
 def _rows_of(log: Log, batch: Any) -> Any:

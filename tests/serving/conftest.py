@@ -222,7 +222,7 @@ def user_rows(user: int, items: Iterable[int], action: str = "click") -> tuple[l
         for index, item in enumerate(items)
     ]  # fmt: skip
     head = fold({}, EventBatch.of(range(len(items)), events), 1).heads[user]
-    return [entity_key(user)], [codec("user_head").encode(head)]
+    return [entity_key(user)], [head]
 
 
 def watermark_row(max_event_time_ms: int = NOW_MS, oldest_append_time_ms: int = 0) -> tuple[list[bytes], list[bytes]]:

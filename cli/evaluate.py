@@ -1,0 +1,168 @@
+"""`aif evaluate`: how good the cheap model is beside the dear one, as last recorded or measured anew."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+
+from schemas.errors import BadInput
+
+__all__ = ["LOGS", "command"]
+
+#: Recorded runs, one JSON file a log, in the project; an installation without documents has none.
+_RECORDED: Final = Path(__file__).resolve().parents[1] / "docs" / "evaluation"
+_TABLES: Final = "results.md"
+_PLANTED: Final = "planted"
+
+
+class _Plan(NamedTuple):
+    """What is used of a log: its newest examples, the share of them that is judged, and how many are used of each."""
+
+    examples: int
+    held_out: float
+    trained: int
+    judged: int
+
+
+#: The logs of the verdict. The planted log's judged part is each user's last page, 16,000 impressions.
+LOGS: Final = {
+    "kuairand-exposures": _Plan(200_000, 0.25, 40_000, 20_000),
+    "online-retail-2": _Plan(300_000, 0.2, 12_000, 6_000),
+    _PLANTED: _Plan(80_000, 0.2, 64_000, 16_000),
+}
+#: Another log, named with --log.
+_OTHER: Final = _Plan(300_000, 0.2, 12_000, 6_000)
+#: --small divides the examples by this.
+_SMALL: Final = 10
+
+
+@click.command()
+@click.option("--run", is_flag=True, help="Train and judge every model again (about 25 minutes on one core)")
+@click.option("--log", "logs", multiple=True, metavar="NAME", help="Only this data set or `planted`; repeat for more")
+@click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of every model")
+@click.option("--small", is_flag=True, help="A tenth of the examples and two seeds: minutes, and wide intervals")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write a JSON file per log and results.md there"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
+def command(run: bool, logs: tuple[str, ...], seeds: int, small: bool, out: Path | None, as_json: bool) -> None:
+    """Compare AIF with popularity, two towers, COLD, DIN, ETA and the full ranker, on the same data and budget.
+
+    Prints the last recorded run; --run makes it again. `gap_recovered` is (AIF - two towers) / (ranker - two towers) in
+    GAUC: per log, and on top the smallest over the logs. docs/model.md defines every figure.
+
+    \b
+    Examples:
+      aif evaluate
+      aif evaluate --json | jq .gap_recovered
+      aif evaluate --run --out docs/evaluation
+      aif evaluate --run --small --log planted
+    """
+    from models.evaluation.summary import over_logs, text
+
+    if run:
+        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, small, quiet=as_json)
+    elif small or out:
+        raise BadInput("--small and --out belong to a new run: add --run")
+    else:
+        measured = _recorded(_RECORDED)
+        if missing := set(logs) - set(measured):
+            raise BadInput(f"no recorded evaluation of {', '.join(sorted(missing))}: measure with `aif evaluate --run`")
+        measured = {name: measured[name] for name in logs or measured}
+        _warn_of_older_models(measured)
+    if out:
+        _write(measured, out)
+    found = over_logs(measured)
+    click.echo(json.dumps(found) if as_json else text(found), nl=as_json)
+
+
+def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """The recorded logs of a folder: those of the verdict first, in their order."""
+    names = sorted(
+        (path.stem for path in folder.glob("*.json")), key=lambda name: (name not in LOGS, [*LOGS, name].index(name))
+    )
+    if not names:
+        raise BadInput(f"no recorded evaluation in {folder}: measure with `aif evaluate --run`")
+    return {name: json.loads((folder / f"{name}.json").read_bytes()) for name in names}
+
+
+def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
+    """Say on stderr which logs were recorded with a model of other inputs or sizes than this build's."""
+    from models.config import ModelConfig
+
+    now = {**asdict(ModelConfig().dimensions), "hidden": list(ModelConfig().hidden)}
+    if older := [name for name, log in measured.items() if log["dimensions"] != now]:
+        click.echo(
+            f"aif: {', '.join(older)}: recorded with other model inputs or sizes than this build's; measure again with "
+            "`aif evaluate --run --out docs/evaluation`",
+            err=True,
+        )
+
+
+def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> dict[str, dict[str, Any]]:
+    import platform
+    import time
+
+    import torch
+    from rich.console import Console
+
+    from cli.train import _bars
+    from models.baselines.parts import BaselineConfig
+    from models.config import ModelConfig
+    from models.evaluation.contest import ContestOptions, contest
+    from models.evaluation.summary import summary
+
+    config, sizes, results, size = ModelConfig(), BaselineConfig(), {}, _SMALL if small else 1
+    with _bars(Console(stderr=True, quiet=quiet and not sys.stderr.isatty())) as bars:
+        for name in logs:
+            started, plan = time.monotonic(), LOGS.get(name, _OTHER)
+            task = bars.add_task(f"{name}: reading", total=None)
+            log, truth = _opened(name, config)
+            options = ContestOptions(
+                seeds=tuple(range(1, seeds + 1)), max_examples=plan.examples // size, held_out=plan.held_out,
+                trained=plan.trained // size, judged=plan.judged // size, queries=64 // size,
+            )  # fmt: skip
+
+            def show(what: str, at: Any, task: Any = task, name: str = name) -> None:
+                bars.update(task, description=f"{name}, {what}", completed=at.step, total=at.steps)
+
+            found = summary(contest(log, config, sizes, options, show, truth))
+            results[Path(name).stem] = {
+                "command": f"aif evaluate --run --log {name}" + (" --small" if small else f" --seeds {seeds}"),
+                "seeds": list(options.seeds),
+                "minutes": round((time.monotonic() - started) / 60, 1),
+                "dimensions": asdict(config.dimensions),
+                "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread",
+                **found,
+            }
+    return results
+
+
+def _opened(name: str, config: Any) -> tuple[Any, Any]:
+    """A log, and the true chances of its examples where it is the planted one."""
+    from models.log import Log
+    from models.planted_log import planted_log
+    from producers.datasets import open_dataset
+
+    if name == _PLANTED:
+        planted = planted_log(seed=1)
+        return Log.of(planted.entries, config), planted.probabilities
+    return Log.of(open_dataset(name, embedding_dim=config.embedding_dim).entries(), config), None
+
+
+def _write(measured: dict[str, dict[str, Any]], out: Path) -> None:
+    """A file per log, and the tables of all logs that the folder now holds."""
+    from models.evaluation.summary import over_logs, text
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, found in measured.items():
+            (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        (out / _TABLES).write_text(text(over_logs(_recorded(out))))
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written: {error}; choose another folder with --out") from error

@@ -1,0 +1,61 @@
+"""The full interaction ranker: teacher and ceiling, everything that an unhurried ranking stage would compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.aif import Batch, tier_histogram
+from models.baselines.parts import Attention, Baseline, BaselineConfig, head
+from models.config import ModelConfig
+from models.cross_features import HARD_SEARCH_COLUMNS, hard_search, similar_values
+
+__all__ = ["Ranker"]
+
+
+class Ranker(Baseline):
+    """Two exact attentions over a long history, products with the item, tiers of similarity, and what was done in the
+    candidate's category, in a larger network.
+
+    One attention learns its scores (DIN's unit), the other takes the cosine of the exact item embeddings.
+    """
+
+    def __init__(self, config: ModelConfig, sizes: BaselineConfig) -> None:
+        super().__init__(config)
+        self.sizes = sizes
+        d = config.vector_dim
+        self.attention = Attention(d, sizes.attention_hidden)
+        self.sharpness = nn.Parameter(torch.tensor(8.0))  # of softmax(sharpness * cosine)
+        self.head = head(7 * d + config.tiers + HARD_SEARCH_COLUMNS, sizes.ranker_hidden)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B, C]."""
+        batch = batch.newest(self.sizes.long_behaviours)
+        inputs = self.inputs(batch, self.sizes.long_behaviours)
+        item = inputs.item
+        user = inputs.user.unsqueeze(1).expand_as(item)  # [B, C, d]
+        attended = self.attention(item, inputs.values, inputs.present)  # [B, C, d]
+        cosine, known = _cosine(batch)
+        similar = similar_values(cosine, known, inputs.values, self.sharpness)  # [B, C, d]
+        tiers = tier_histogram(inputs.signs, inputs.behaviour_signs, self.config.tiers)  # [B, C, T]
+        categories = batch.category[batch.candidates], batch.category[batch.behaviours]
+        category = hard_search(*categories, batch.actions, batch.ages, batch.present)  # [B, C, columns]
+        crossed = (user, item, user * item, attended, attended * item, similar, similar * item, tiers, category)
+        logits: Tensor = self.head(torch.cat(crossed, dim=-1)).squeeze(-1)
+        return logits
+
+    def online_multiply_adds(self) -> int:
+        """Both attentions, a byte operation per 8 bits of every behaviour, the head without its user and item parts."""
+        d, (h1, h2), long = self.config.vector_dim, self.sizes.ranker_hidden, self.sizes.long_behaviours
+        crossed = 5 * d + self.config.tiers + HARD_SEARCH_COLUMNS
+        similarities = long * (self.config.signature_bits // 8 + self.config.embedding_dim + d)
+        return self.attention.multiply_adds(long) + similarities + crossed * h1 + h1 * h2 + h2
+
+
+def _cosine(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cosine of the embeddings of candidates and behaviours [B, C, L], and which behaviours have one [B, L]."""
+    unit = F.normalize(batch.embedding, dim=-1)  # [U, embedding_dim], zeros where absent
+    theirs = F.embedding(batch.behaviours, unit)  # [B, L, embedding_dim]
+    known = batch.present * (theirs != 0).any(-1)  # [B, L]
+    return F.embedding(batch.candidates, unit) @ theirs.mT, known

@@ -1,0 +1,125 @@
+"""The one training loop: any models, the same batches, each its own optimiser.
+
+Models that are compared see the same examples in the same order against the same drawn negatives; a batch is made once
+for all of them. Pointwise logistic loss, Adam. A teacher's chances may stand in for part of the labels (distillation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.aif import Batch
+from models.examples import Batches, Examples
+from schemas.errors import BadInput
+
+__all__ = ["Budget", "Distillation", "Progress", "fit", "reproducible"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a model may spend."""
+
+    epochs: int = 2
+    batch_size: int = 512  #: examples per step
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A trained teacher, and the share of the loss that is agreement with its chances."""
+
+    teacher: nn.Module
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, after a step."""
+
+    step: int  #: from 1
+    steps: int
+    loss: float
+
+
+def fit(
+    models: Mapping[str, nn.Module],
+    batches: Batches,
+    known: Examples,
+    budget: Budget,
+    seed: int,
+    progress: Callable[[Progress], None] = lambda _: None,
+    distillation: Distillation | None = None,
+) -> dict[str, list[float]]:
+    """Train the models side by side; the losses of each at every step.
+
+    `progress` hears of the last model. Raises BadInput naming the step at which a loss is not finite.
+    """
+    generator = np.random.default_rng(seed)
+    optimizers = {
+        name: torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
+        for name, model in models.items()
+    }
+    per_epoch = -(-len(known) // budget.batch_size)
+    steps = budget.epochs * per_epoch
+    losses: dict[str, list[float]] = {name: [] for name in models}
+    for epoch in range(budget.epochs):
+        order = generator.permutation(len(known))
+        for number, chosen in enumerate(np.array_split(order, per_epoch), epoch * per_epoch + 1):
+            chosen.sort()
+            batch = batches.batch(known.take(chosen), generator)
+            targets = _targets(batch, distillation)
+            for name, model in models.items():
+                value = _step(model, optimizers[name], batch, targets)
+                losses[name].append(value)
+                if not np.isfinite(value):
+                    raise BadInput(
+                        f"the loss is {value} at step {number} of {steps}: look for extreme prices or features "
+                        f"in the log, or lower the learning rate ({budget.learning_rate})"
+                    )
+            progress(Progress(number, steps, losses[name][-1]))
+    return losses
+
+
+def _targets(batch: Batch, distillation: Distillation | None) -> Tensor:
+    """What the logits are to say ([B, C] chances): the labels, and in part what the teacher thinks."""
+    if distillation is None:
+        return batch.labels
+    with torch.no_grad():
+        taught = torch.sigmoid(distillation.teacher(batch))
+    return torch.lerp(batch.labels, taught, distillation.share)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, targets: Tensor) -> float:
+    each = F.binary_cross_entropy_with_logits(model(batch), targets, reduction="none")  # [B, C]
+    loss = (each * batch.weights).sum() / batch.weights.sum()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    value = loss.item()
+    if np.isfinite(value):
+        optimizer.step()
+    return value
+
+
+@contextmanager
+def reproducible(seed: int, threads: int) -> Iterator[None]:
+    """Seeds torch, fixes its threads and its deterministic kernels, and leaves it as it was."""
+    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        # Filling memory is for code that reads what it did not write, and costs a tenth of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+            torch.use_deterministic_algorithms(deterministic)
+            torch.set_num_threads(before)

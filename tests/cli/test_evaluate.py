@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli import evaluate
+from cli.main import main
+
+
+def _aif(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def test_the_recorded_run_is_printed() -> None:
+    """Without --run the committed results come out: the gap on top, every log of the verdict below, as text too."""
+    found = json.loads(_aif("evaluate", "--json").stdout)
+    assert set(found["logs"]) == set(evaluate.LOGS)
+    gaps = {name: log["gap_recovered"]["value"] for name, log in found["logs"].items()}
+    assert found["gap_recovered"] == min(gap for gap in gaps.values() if gap is not None)
+    assert found["without_a_gap"] == [name for name, gap in gaps.items() if gap is None]
+    assert all(len(log["seeds"]) >= 5 for log in found["logs"].values())
+    one = json.loads(_aif("evaluate", "--json", "--log", "planted").stdout)
+    assert list(one["logs"]) == ["planted"]
+    text = _aif("evaluate").stdout
+    assert all(f"## {name}" in text and log["command"] in text for name, log in found["logs"].items())
+
+
+def test_the_recorded_tables_are_those_of_the_recorded_numbers() -> None:
+    """docs/evaluation/results.md is what the command prints of the JSON files beside it."""
+    assert (evaluate._RECORDED / "results.md").read_text() == _aif("evaluate").stdout
+
+
+def test_a_run_is_written_and_read_again(mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on any log writes its numbers and tables; without --run they come out of that folder unchanged."""
+    out = tmp_path / "evaluation"
+    ran = _aif("evaluate", "--run", "--small", "--log", mapping, "--out", out, "--json")
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    (log,) = found["logs"].values()
+    assert (log["seeds"], log["negatives"]) == ([1, 2], "drawn")
+    monkeypatch.setattr(evaluate, "_RECORDED", out)
+    again = _aif("evaluate", "--json")
+    assert (json.loads(again.stdout), again.stderr) == (found, "")
+    assert _aif("evaluate").stdout == (out / "results.md").read_text()
+
+    file = next(out.glob("*.json"))
+    log["dimensions"]["bridges"] += 1
+    file.write_text(json.dumps(log))
+    assert "other model inputs" in _aif("evaluate").stderr
+
+
+def test_what_cannot_be_asked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """--small without --run, a log that was not recorded, and a project without a record end in a sentence."""
+    assert _aif("evaluate", "--small").exit_code == 2
+    monkeypatch.setattr(evaluate, "_RECORDED", tmp_path)
+    refused = _aif("evaluate", "--log", "globo-news")
+    assert (refused.exit_code, "aif evaluate --run" in refused.output) == (2, True)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.aif import AIF, Batch
+from models.baselines.two_tower import TwoTower
+from models.config import ModelConfig
+from models.examples import Batches, examples_of
+from models.fitting import Budget, Distillation, Progress, fit, reproducible
+from models.log import Log
+
+_BUDGET = Budget(epochs=2, batch_size=64)
+
+
+class _Certain(nn.Module):
+    """A teacher that thinks every candidate is wanted."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return torch.full(batch.candidates.shape, 50.0)
+
+
+def test_company_does_not_change_a_model(log: Log, config: ModelConfig) -> None:
+    """A model trained beside another one is the model trained alone: same batches, own optimiser."""
+    known = examples_of(log).take(slice(0, 300))
+
+    def trained(together: bool) -> dict[str, torch.Tensor]:
+        with reproducible(1, 1):
+            torch.manual_seed(1)
+            model = AIF(config)
+            others: dict[str, nn.Module] = {"two_tower": TwoTower(config)} if together else {}
+            fit({**others, "aif": model}, Batches(log, config, 2), known, _BUDGET, 1)
+            return model.state_dict()
+
+    alone, beside = trained(False), trained(True)
+    assert all(torch.equal(value, beside[name]) for name, value in alone.items())
+
+
+def test_progress_counts_every_step(log: Log, config: ModelConfig) -> None:
+    """Each step of each epoch is reported once, and every model has a loss of each."""
+    seen: list[Progress] = []
+    known = examples_of(log).take(slice(0, 150))
+    losses = fit({"aif": AIF(config)}, Batches(log, config, 2), known, _BUDGET, 1, seen.append)
+    assert [each.step for each in seen] == list(range(1, 7))
+    assert len(losses["aif"]) == seen[0].steps == 6
+
+
+def test_a_student_learns_what_its_teacher_thinks(log: Log, config: ModelConfig) -> None:
+    """Taught by one who wants everything, negatives score above where labels alone would put them."""
+    examples = examples_of(log).take(slice(0, 600))
+    batch = Batches(log, config, 2).batch(examples, np.random.default_rng(0))
+    means = []
+    for distillation in (None, Distillation(_Certain(), share=1.0)):
+        with reproducible(1, 1):
+            model = AIF(config)
+            fit({"aif": model}, Batches(log, config, 2), examples, _BUDGET, 1, distillation=distillation)
+            with torch.no_grad():
+                means.append(float(model(batch).mean()))
+    assert means[1] > 1 > means[0]
