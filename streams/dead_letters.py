@@ -90,7 +90,8 @@ class LetterLog:
         """
         found: dict[str, Entry] = {}
         bounds = await self._reader.bounds(self._tp)
-        end = await self._reader.settled(self._tp, bounds.written) if settled else bounds.committed
+        end = bounds.written if settled else bounds.committed
+        await self._reader.settled(self._tp, end)
         async for record in self._reader.records(self._tp, bounds.start, end):
             coordinates = record.key.decode(errors="replace") if record.key else f"?-{record.offset}"
             found.pop(coordinates, None)  # so that the order is that of the newest letters
