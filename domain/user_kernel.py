@@ -93,27 +93,35 @@ def _remember(ids: Any, used: int, event_id: int) -> int:
 
 
 @njit(_nrt=False)
-def _read_field(rows: Any, at: int, target: Any) -> tuple[int, int]:
-    """Copy a field of bytes; its length, and the place behind it."""
+def _read_field(rows: Any, at: int, end: int, target: Any) -> tuple[int, int]:
+    """Copy a field of bytes; its length, and the place behind it: beyond `end` where no such field fits."""
+    if at >= end:
+        return 0, end + 1
     count, at = read_long(rows, at)
+    if count < 0 or count > len(target) or at + count > end:
+        return 0, end + 1
     move(target, 0, rows, at, count)
     return count, at + count
 
 
 @njit(_nrt=False)
 def _read_row(
-    rows: Any, at: int, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any, ids: Any,
+    rows: Any, at: int, end: int, longs: Any, used: Any, tiles: Any, values: Any, registers: Any, ranked: Any, ids: Any,
     behaviours: Any, index: Any,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
+    """Whether the row ends where its fields do: of a damaged one nothing is written beyond the scratch."""
     for each in range(_LONGS):
+        if at >= end:
+            return False
         longs[each], at = read_long(rows, at)
-    used[_TILES], at = _read_field(rows, at, tiles)
-    used[_VALUES], at = _read_field(rows, at, values)
-    used[_REGISTERS], at = _read_field(rows, at, registers)
-    used[_RANKED], at = _read_field(rows, at, ranked)
-    used[_IDS], at = _read_field(rows, at, ids)
-    used[_BEHAVIOURS], at = _read_field(rows, at, behaviours)
-    used[_INDEX], at = _read_field(rows, at, index)
+    used[_TILES], at = _read_field(rows, at, end, tiles)
+    used[_VALUES], at = _read_field(rows, at, end, values)
+    used[_REGISTERS], at = _read_field(rows, at, end, registers)
+    used[_RANKED], at = _read_field(rows, at, end, ranked)
+    used[_IDS], at = _read_field(rows, at, end, ids)
+    used[_BEHAVIOURS], at = _read_field(rows, at, end, behaviours)
+    used[_INDEX], at = _read_field(rows, at, end, index)
+    return bool(at == end)
 
 
 @njit(_nrt=False)
@@ -227,7 +235,7 @@ def fold_rows(
     idle_ms: int, plan: Any, verdict: Any, out: Any, out_at: Any, counted: Any, expired: Any, blocks: Any,
     block_at: Any, scratch: Any,
 ) -> int:  # fmt: skip
-    """Fold the events of every row; the number of blocks that left heads, or -1 - row at a row of another `prefix`.
+    """Fold the events of every row; the number of blocks that left heads, or -1 - row at a row that is not to be read.
 
     `rows`, cut by `row_at` [rows + 1], are the encoded heads, empty where there is none; all begin with `prefix`.
     `order` [events] are the events (columns offset, event_id, item_id, event_time_ms, action, category_id,
@@ -249,8 +257,9 @@ def fold_rows(
         if row_at[row] < row_at[row + 1]:
             if not _has_prefix(rows, row_at[row], row_at[row + 1], prefix):
                 return -1 - row
-            at = row_at[row] + len(prefix)
-            _read_row(rows, at, longs, used, tiles, values, registers, ranked, ids, behaviours, index)
+            at, end = row_at[row] + len(prefix), row_at[row + 1]
+            if not _read_row(rows, at, end, longs, used, tiles, values, registers, ranked, ids, behaviours, index):
+                return -1 - row
             if longs[_TOPIC] != topic_id:
                 longs[_TOPIC], longs[_OFFSET] = topic_id, -1
         tile_numbers(longs[_NEWEST], newest)

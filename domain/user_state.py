@@ -36,7 +36,7 @@ from domain.sequence_kernel import BEHAVIOUR_BYTES
 from domain.user_kernel import DUPLICATE, LATE, NEVER, REPLAYED, ROW_BYTES, event_bytes, fold_rows, scratch_of
 from domain.user_row import check_rows, row_prefix
 from schemas.codec import codec
-from schemas.errors import Corrupt
+from schemas.errors import BadRecord, Corrupt
 from schemas.records import ACTION_CODES, UserEvent
 
 __all__ = ["IDLE_MS", "ChunkReader", "EventBatch", "Folded", "fold"]
@@ -213,9 +213,19 @@ def _run(
         done.blocks, done.block_at, scratch_of(plan.kernel),
     )  # fmt: skip
     if moved < 0:
-        check_rows([codec("user_head").decode(rows[-1 - moved])], plan)  # type: ignore[list-item]
-        raise Corrupt("a user row is encoded otherwise than this build encodes it: rebuild table users from its log")
+        raise _refused(rows[-1 - moved], plan)
     return done
+
+
+def _refused(row: bytes, plan: Plan) -> Corrupt:
+    """Why the kernel did not take a row."""
+    try:
+        check_rows([codec("user_head").decode(row)], plan)  # type: ignore[list-item]
+    except Corrupt as error:
+        return error
+    except BadRecord as error:
+        return Corrupt(f"a user row is damaged ({error}): rebuild table users from its changelog or log")
+    return Corrupt("a user row is encoded otherwise than this build encodes it: rebuild table users from its log")
 
 
 def _chunks(users: list[int], done: _Done, read_chunks: ChunkReader) -> Iterator[tuple[tuple[int, int], bytes | None]]:
