@@ -81,13 +81,25 @@ def test_an_exception_in_the_third_of_ten_batches_commits_exactly_two(deployment
         worker.start()
         drained(deployment, worker)
         assert _committed(deployment)[f"{topic}-0"] == 10 * BATCH
-        assert verified(deployment).source_records == 10 * BATCH
+        assert verified(deployment).source_records == 10 * BATCH + _records(deployment, "item-activity")
         worker.kill()
 
 
 def _stopped(worker: WorkerProcess) -> bool:
     with open(f"/proc/{worker.process.pid}/stat") as stat:
         return stat.read().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def _records(deployment: Deployment, topic: str) -> int:
+    consumer = KafkaConsumer(
+        bootstrap_servers=deployment.bootstrap_servers, isolation_level="read_committed", consumer_timeout_ms=3_000,
+        auto_offset_reset="earliest", group_id=None,
+    )  # fmt: skip
+    try:
+        consumer.assign([TopicPartition(deployment.topic(topic), each) for each in range(deployment.partitions)])
+        return sum(1 for _ in consumer)
+    finally:
+        consumer.close()
 
 
 def _committed(deployment: Deployment) -> dict[str, int]:
