@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from aiokafka import TopicPartition
 
-from domain.activity_events import ACTIVITY_DTYPE, check_item_activity
+from domain.activity_events import check_item_activity, unpacked_activity
 from domain.partitioner import partitions_of
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -71,7 +71,7 @@ async def _sent(
                 continue  # it has a dead letter; what the user lane sent is missed below
         source = activity["source_partition"]
         if source in users and users[source].topic_id == activity["source_topic_id"]:
-            packed = np.frombuffer(activity["events"], dtype=ACTIVITY_DTYPE)
+            packed = unpacked_activity(activity)
             offsets = packed["delta"].astype(np.int64) + activity["first_offset"]
             columns = offsets, packed["item_id"], packed["event_time_ms"], packed["action"].astype(np.int64)
             parts[source].append(np.stack(columns, axis=1)[offsets >= reached[source]])
