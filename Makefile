@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := streams,train,serving,parquet,dev
+EXTRAS := streams,train,serving,parquet,experiments,dev
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
