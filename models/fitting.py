@@ -56,10 +56,12 @@ def fit(
     seed: int,
     progress: Callable[[Progress], None] = lambda _: None,
     distillation: Distillation | None = None,
+    penalties: Mapping[str, Callable[[nn.Module], Tensor]] | None = None,
 ) -> dict[str, list[float]]:
     """Train the models side by side; the losses of each at every step.
 
-    `progress` hears of the last model. Raises BadInput naming the step at which a loss is not finite.
+    A model's penalty is a term that its loss has besides, computed after its forward pass. `progress` hears of the last
+    model. Raises BadInput naming the step at which a loss is not finite.
     """
     generator = np.random.default_rng(seed)
     optimizers = {
@@ -76,7 +78,7 @@ def fit(
             batch = batches.batch(known.take(chosen), generator)
             targets = _targets(batch, distillation)
             for name, model in models.items():
-                value = _step(model, optimizers[name], batch, targets)
+                value = _step(model, optimizers[name], batch, targets, (penalties or {}).get(name))
                 losses[name].append(value)
                 if not np.isfinite(value):
                     raise BadInput(
@@ -96,9 +98,17 @@ def _targets(batch: Batch, distillation: Distillation | None) -> Tensor:
     return torch.lerp(batch.labels, taught, distillation.share)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, targets: Tensor) -> float:
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    targets: Tensor,
+    penalty: Callable[[nn.Module], Tensor] | None,
+) -> float:
     each = F.binary_cross_entropy_with_logits(model(batch), targets, reduction="none")  # [B, C]
     loss = (each * batch.weights).sum() / batch.weights.sum()
+    if penalty is not None:
+        loss = loss + penalty(model)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     value = loss.item()
