@@ -60,10 +60,12 @@ def fit(
     progress: Callable[[Progress], None] = lambda _: None,
     distillation: Distillation | None = None,
     alignment: Alignment | None = None,
+    penalties: Mapping[str, Callable[[nn.Module], Tensor]] | None = None,
 ) -> dict[str, list[float]]:
     """Train the models side by side; the losses of each at every step.
 
-    `progress` hears of the last model. Raises BadInput naming the step at which a loss is not finite.
+    A model's penalty is a term that its loss has besides, computed after its forward pass. `progress` hears of the last
+    model. Raises BadInput naming the step at which a loss is not finite.
     """
     generator = np.random.default_rng(seed)
     lists_generator = np.random.default_rng([seed, 1])  # its own: with or without lists, the same negatives
@@ -83,7 +85,9 @@ def fit(
             lists = drawn_lists(batches, known.take(chosen), alignment, lists_generator) if alignment else None
             for name, model in models.items():
                 loss = _loss(model, batch, targets)
-                if alignment and lists:
+                if penalty := (penalties or {}).get(name):
+                    loss = loss + penalty(model)
+                if lists is not None and alignment is not None:
                     loss = loss + alignment.weight * lists.loss(model(lists.batch))
                 value = _step(optimizers[name], loss)
                 losses[name].append(value)
