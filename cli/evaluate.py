@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,6 +40,8 @@ LOGS: Final = {
 _OTHER: Final = _Plan(300_000, 0.2, 12_000, 6_000)
 #: --small divides the examples by this.
 _SMALL: Final = 10
+#: Off a terminal, a line of progress at most so often.
+_SAY_EVERY_S: Final = 20.0
 
 
 @click.command()
@@ -106,7 +109,6 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
 
 def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> dict[str, dict[str, Any]]:
     import platform
-    import time
 
     import torch
     from rich.console import Console
@@ -118,7 +120,8 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
     from models.evaluation.summary import summary
 
     config, sizes, results, size = ModelConfig(), BaselineConfig(), {}, _SMALL if small else 1
-    with _bars(Console(stderr=True, quiet=quiet and not sys.stderr.isatty())) as bars:
+    lines = _Lines(wanted=not quiet and not sys.stderr.isatty())
+    with _bars(Console(stderr=True, quiet=not sys.stderr.isatty())) as bars:
         for name in logs:
             started, plan = time.monotonic(), LOGS.get(name, _OTHER)
             task = bars.add_task(f"{name}: reading", total=None)
@@ -130,6 +133,7 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
 
             def show(what: str, at: Any, task: Any = task, name: str = name) -> None:
                 bars.update(task, description=f"{name}, {what}", completed=at.step, total=at.steps)
+                lines.say(f"{name}, {what}: step {at.step} of {at.steps}")
 
             found = summary(contest(log, config, sizes, options, show, truth))
             results[Path(name).stem] = {
@@ -141,6 +145,20 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
                 **found,
             }
     return results
+
+
+class _Lines:
+    """Progress where no terminal shows bars: a line on stderr now and then."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._next_s = 0.0
+
+    def say(self, what: str) -> None:
+        """Print it, unless something was printed lately."""
+        if self._wanted and time.monotonic() >= self._next_s:
+            click.echo(f"aif: {what}", err=True)
+            self._next_s = time.monotonic() + _SAY_EVERY_S
 
 
 def _opened(name: str, config: Any) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ __all__ = [
     "AIF", "Batch", "Candidates", "Context", "Folded", "Head", "ItemEncoder", "ItemTower", "Past", "UserEncoder",
     "UserPhase", "equal_bits", "of_category", "served", "tier_counts",
 ]  # fmt: skip
+
+#: A column that hardly varies is not blown up.
+_SMALLEST_DEVIATION: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,16 @@ class Batch:
     weights: Tensor  #: [B, C] float32, 0 leaves a candidate out of the loss
 
     def newest(self, count: int) -> Batch:
-        """The same batch with at most `count` behaviours of each user, the newest."""
+        """The same batch with at most `count` behaviours of each user, the newest, and the items that are left."""
         if self.behaviours.shape[1] <= count:
             return self
+        behaviours = self.behaviours[:, :count]
+        used, place = torch.unique(torch.cat((behaviours.flatten(), self.candidates.flatten())), return_inverse=True)
         return replace(
-            self, behaviours=self.behaviours[:, :count], actions=self.actions[:, :count],
+            self, item_ids=self.item_ids[used], embedding=self.embedding[used], category=self.category[used],
+            numeric=self.numeric[used], signs=self.signs[used],
+            behaviours=place[: behaviours.numel()].view_as(behaviours),
+            candidates=place[behaviours.numel() :].view_as(self.candidates), actions=self.actions[:, :count],
             ages=self.ages[:, :count], present=self.present[:, :count],
         )  # fmt: skip
 
@@ -111,16 +119,28 @@ class Past(NamedTuple):
 class ItemEncoder(nn.Module):
     """Item features to the item vector."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.category = nn.Embedding(config.category_buckets, config.category_dim)
-        inputs = config.embedding_dim + config.category_dim + config.dimensions.item_numeric
+        columns = config.dimensions.item_numeric
+        # Of the numeric columns, as training met them first: counts and durations are of very different sizes.
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("scale", torch.ones(columns))
+        inputs = config.embedding_dim + config.category_dim + columns
         self.hidden = nn.Linear(inputs, config.tower_hidden)
         self.out = nn.Linear(config.tower_hidden, config.vector_dim)
 
+    def standardise(self, numeric: Tensor) -> None:
+        """From now on subtract the mean of these columns ([U, item_numeric]) and divide by their deviation."""
+        self.mean.copy_(numeric.mean(0))
+        self.scale.copy_(1 / numeric.std(0).clamp(min=_SMALLEST_DEVIATION))
+
     def vector(self, embedding: Tensor, category: Tensor, numeric: Tensor) -> Tensor:
         """[U, embedding_dim], [U], [U, item_numeric] -> [U, d]."""
-        x = torch.cat((embedding, self.category(category), numeric), dim=-1)  # [U, inputs]
+        x = torch.cat((embedding, self.category(category), (numeric - self.mean) * self.scale), dim=-1)  # [U, inputs]
         vector: Tensor = self.out(F.relu(self.hidden(x)))  # [U, d]
         return vector
 

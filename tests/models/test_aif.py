@@ -125,6 +125,29 @@ def test_bridges_are_one_parameter_of_both_sides(config: ModelConfig) -> None:
     assert model.tower.bridges is model.user.bridges
 
 
+def test_numeric_columns_are_standardised(config: ModelConfig) -> None:
+    """Columns enter with mean 0 and deviation 1 once they are told, so that scale and offset do not matter; a column
+    that hardly varies is not blown up."""
+    tower, other = _model(config).tower, _model(config).tower
+    numeric = torch.rand(50, ITEM_NUMERIC)
+    numeric[:, 3] = 5 + 1e-4 * numeric[:, 3]
+    scales, offsets = 10 * torch.rand(ITEM_NUMERIC) + 1, torch.rand(ITEM_NUMERIC)
+    scales[3] = 1
+    tower.standardise(numeric)
+    other.standardise(numeric * scales + offsets)
+    embedding, category = torch.randn(50, config.embedding_dim), torch.zeros(50, dtype=torch.int64)
+    with torch.no_grad():
+        found, scaled = (
+            tower.vector(embedding, category, numeric),
+            other.vector(embedding, category, numeric * scales + offsets),
+        )
+    torch.testing.assert_close(found, scaled, rtol=1e-3, atol=1e-3)
+    entered = (numeric - tower.mean) * tower.scale
+    assert entered.mean(0).abs().max() < 1e-3
+    torch.testing.assert_close(entered.std(0)[4:], torch.ones(ITEM_NUMERIC - 4))
+    assert entered.std(0)[3] < 0.01
+
+
 def test_served_values_are_what_a_record_keeps() -> None:
     """Training rounds exactly as an N2O record does, and its gradient passes unchanged."""
     values = torch.randn(4096, requires_grad=True)
