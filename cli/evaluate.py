@@ -48,12 +48,15 @@ _SAY_EVERY_S: Final = 20.0
 @click.option("--run", is_flag=True, help="Train and judge every model again (about 25 minutes on one core)")
 @click.option("--log", "logs", multiple=True, metavar="NAME", help="Only this data set or `planted`; repeat for more")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of every model")
+@click.option("--trained", type=click.IntRange(2), help="Train on at most so many examples of each log")
 @click.option("--small", is_flag=True, help="A tenth of the examples and two seeds: minutes, and wide intervals")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Write a JSON file per log and results.md there"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
-def command(run: bool, logs: tuple[str, ...], seeds: int, small: bool, out: Path | None, as_json: bool) -> None:
+def command(
+    run: bool, logs: tuple[str, ...], seeds: int, trained: int | None, small: bool, out: Path | None, as_json: bool
+) -> None:  # fmt: skip
     """Compare AIF with popularity, two towers, COLD, DIN, ETA and the full ranker, on the same data and budget.
 
     Prints the last recorded run; --run makes it again. `gap_recovered` is (AIF - two towers) / (ranker - two towers) in
@@ -69,9 +72,9 @@ def command(run: bool, logs: tuple[str, ...], seeds: int, small: bool, out: Path
     from models.evaluation.summary import over_logs, text
 
     if run:
-        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, small, quiet=as_json)
-    elif small or out:
-        raise BadInput("--small and --out belong to a new run: add --run")
+        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, trained, small, quiet=as_json)
+    elif small or out or trained:
+        raise BadInput("--small, --trained and --out belong to a new run: add --run")
     else:
         measured = _recorded(_RECORDED)
         if missing := set(logs) - set(measured):
@@ -107,7 +110,9 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> dict[str, dict[str, Any]]:
+def _measured(
+    logs: tuple[str, ...], seeds: int, trained: int | None, small: bool, quiet: bool
+) -> dict[str, dict[str, Any]]:
     import platform
 
     import torch
@@ -128,7 +133,7 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
             log, truth = _opened(name, config)
             options = ContestOptions(
                 seeds=tuple(range(1, seeds + 1)), max_examples=plan.examples // size, held_out=plan.held_out,
-                trained=plan.trained // size, judged=plan.judged // size, queries=64 // size,
+                trained=trained or plan.trained // size, judged=plan.judged // size, queries=64 // size,
             )  # fmt: skip
 
             def show(what: str, at: Any, task: Any = task, name: str = name) -> None:
@@ -137,7 +142,9 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
 
             found = summary(contest(log, config, sizes, options, show, truth))
             results[Path(name).stem] = {
-                "command": f"aif evaluate --run --log {name}" + (" --small" if small else f" --seeds {seeds}"),
+                "command": f"aif evaluate --run --log {name}"
+                + (" --small" if small else f" --seeds {seeds}")
+                + (f" --trained {trained}" if trained else ""),
                 "seeds": list(options.seeds),
                 "minutes": round((time.monotonic() - started) / 60, 1),
                 "dimensions": asdict(config.dimensions),
