@@ -87,7 +87,29 @@ _RANK_ANSWER: Final = _object(
         "duplicates": _COUNT,
         "items": _array(reference("RankedItem"), maxItems=MOST_CANDIDATES),
         "stages_ms": _object(dict.fromkeys(STAGES, _NUMBER)),
-    }
+    },
+    {"sample_id": _VERSION},
+)
+_SAMPLED: Final = {
+    "sample_id": _VERSION,
+    "taken_ms": _TIME,
+    "model_version": _VERSION,
+    "user_id": _INT64,
+    "at_ms": _TIME,
+}
+_SAMPLE: Final = _object(
+    {
+        **_SAMPLED,
+        "user_known": _TRUTH,
+        "applied": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": _COUNT}},
+        "behaviours_used": _COUNT,
+        "behaviours_missing": _COUNT,
+        "candidates": _array(_INT64),
+        "scores": _array(_NUMBER),
+        "known": _array(_TRUTH),
+        "ranking": _array(_INT64),
+    },
+    says="What an answer was made from, and what came out.",
 )
 _ITEM_ROW: Final = _object(
     {
@@ -227,6 +249,10 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "VersionState": _VERSION_STATE,
     "Versions": _VERSIONS,
     "Freshness": _object({"window_s": _NUMBER, "tables": {"type": "object", "additionalProperties": _DELAYS}}),
+    "Sample": _SAMPLE,
+    "Samples": _object(
+        {"share": _NUMBER, "lost": _COUNT, "answers": _array(_object({**_SAMPLED, "candidates": _COUNT}))}
+    ),
     "Live": _object({"live": {"const": True}}),
     "Ready": _object(_READY),
     "Document": _FREE,

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,9 +20,10 @@ from serving.metrics import Metrics
 from serving.post_processing import NO_FILTERS, Filters, check_scores
 from serving.progress import Progress
 from serving.rank_request import RankRequest
+from serving.samples import Samples
 from serving.scorer import Ranked, Scorer
 from serving.stages import StageClock
-from serving.store import Store
+from serving.store import Store, TablePartition
 from serving.versions import Versions
 
 __all__ = ["Service"]
@@ -41,6 +43,7 @@ class Service:
         metrics: Metrics,
         filters: Filters = NO_FILTERS,
         scorers: Executor | None = None,
+        samples: Samples | None = None,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.versions = versions
@@ -50,6 +53,7 @@ class Service:
         self._metrics = metrics
         self._filters = filters
         self._scorers = scorers
+        self.samples = samples or Samples()
         self._scorer = Scorer()
 
     async def rank(self, request: RankRequest, clock: StageClock) -> Answer:
@@ -68,6 +72,7 @@ class Service:
             raise Unavailable("; ".join(self.progress.not_ready(self.versions)))
         if request.deadline_ms is not None and clock.total_ms() > request.deadline_ms:
             raise Unavailable(f"waited longer than the request's deadline_ms of {request.deadline_ms}: not scored")
+        applied = self._applied() if self.samples.wanted() else None
         at_ms = self.lookups.now_ms() if request.at_ms is None else request.at_ms
         filters = self._filters.tightened(request.filters)
         count = len(request.candidate_ids)
@@ -83,11 +88,18 @@ class Service:
                 order, left_out = filters.apply(order, request.candidate_ids, self._store.items.get, wanted)
         self._count(request, ranked, len(left_out))
         age_ms = self.progress.age_ms(self._store)
-        return Answer(request, version.name, at_ms, age_ms, head is not None, ranked, order, left_out)
+        answer = Answer(request, version.name, at_ms, age_ms, head is not None, ranked, order, left_out)
+        # Rows that came while it was made may or may not be in it: only an answer between two batches says what it saw.
+        if applied is not None and applied == self._applied():
+            answer = replace(answer, sample_id=self.samples.keep(answer, applied))
+        return answer
 
     def as_json(self, answer: Answer, clock: StageClock) -> dict[str, Any]:
         """A JSON answer, with the catalogue's titles."""
         return answer.as_json(self._store.items.get, clock)
+
+    def _applied(self) -> dict[TablePartition, int]:
+        return {at: offset for at, (offset, _) in self._store.marks().items()}
 
     def _head(self, user_id: int) -> UserHead | None:
         """The user's row; a row that this build cannot read counts as none, and in the metrics."""
