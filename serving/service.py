@@ -53,7 +53,7 @@ class Service:
         self._metrics = metrics
         self._filters = filters
         self._scorers = scorers
-        self.samples = samples or Samples()
+        self.samples = Samples() if samples is None else samples
         self._scorer = Scorer()
 
     async def rank(self, request: RankRequest, clock: StageClock) -> Answer:
