@@ -115,7 +115,8 @@ def _user_phase_bytes(model: AIF) -> bytes:
     # Other sizes than any that is fixed, or the exporter would take one for the other.
     example = _user_example(dims, users=2, behaviours=dims.behaviours + 3, categories=5)
     users, categories = torch.export.Dim("users", min=1), torch.export.Dim("categories")
-    behaviours = torch.export.Dim.AUTO  # at least those attended to, which the exporter finds itself
+    # The exporter wants more than are attended to, the graph itself runs with as many as well.
+    behaviours = torch.export.Dim("behaviours", min=dims.behaviours + 1)
     # Its notes on operators of packages that are not installed, and on axis names, say nothing of this model.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -8,7 +8,8 @@ from domain.user_features import user_inputs
 from domain.user_row import behaviours_of
 from models.reference import score, user_feed
 from schemas.errors import Corrupt
-from serving.scorer import STAGES, Scorer, StageClock
+from serving.scorer import Scorer
+from serving.stages import STAGES, StageClock
 from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, tiny_head, tiny_weights, user_rows
 
 USER = 77
