@@ -18,7 +18,7 @@ from domain.user_features import user_inputs
 from domain.user_row import behaviours_of
 from schemas.errors import Corrupt
 from schemas.records import UserHead
-from serving.kernels import Floats, assemble, category_rows, first_layer, input_width, rank, score
+from serving.kernels import Floats, prepare, rank, score_rows
 from serving.stages import StageClock
 from serving.versions import Version
 
@@ -41,7 +41,7 @@ class Ranked:
 
 
 class Scorer:
-    """Scores candidates. Any thread may call `rank`; each has its own buffers, as large as its largest request."""
+    """Scores candidates. Any thread may call `rank`; each has its own buffer, as large as its largest request."""
 
     def __init__(self) -> None:
         self._buffers = threading.local()
@@ -66,7 +66,7 @@ class Scorer:
         with clock.time("feature_retrieval"):
             # Candidates and behaviours in one gather: all rows are of one moment.
             ids = np.concatenate((candidates, user.item_ids[0]))
-            raw, inputs = self._rows(len(ids), layout.stride, count, input_width(sizes))
+            raw = self._rows(len(ids), layout.stride)
             found = version.slab.gather(ids, raw)
             records = raw.view(layout.dtype)[:, 0]
             rows, behaviours = records[:count], records[count:]
@@ -76,10 +76,9 @@ class Scorer:
         with clock.time("transform"):
             live = found[:count] & (rows["flags"] & Flag.DELETED == 0)
             _blank(raw[:count], found[:count] & ~live)
-            assemble(rows, version.head, folded, sizes, inputs)
-            weights, added = first_layer(version.head, folded), category_rows(rows, folded, sizes)
+            prepared = prepare(version.head, sizes, folded)
         with clock.time("inference"):
-            scores = score(inputs, weights, folded.bias, added, version.head)
+            scores = score_rows(prepared, raw[:count])
         with clock.time("post_processing"):
             if not np.isfinite(scores).all():
                 raise Corrupt(f"model {version.name} gave a score that is not a number: roll back to another version")
@@ -91,17 +90,13 @@ class Scorer:
             order, scores, live, count - known, known - int(np.count_nonzero(live)), used_count, present - used_count
         )
 
-    def _rows(self, rows: int, stride: int, inputs: int, width: int) -> tuple[npt.NDArray[np.uint8], Floats]:
-        """This thread's buffers: [rows, stride] uint8 and [inputs, width] float32, valid until its next request."""
+    def _rows(self, rows: int, stride: int) -> npt.NDArray[np.uint8]:
+        """This thread's buffer ([rows, stride] uint8), valid until its next request."""
         mine: Any = self._buffers
-        size = getattr(mine, "raw", np.empty(0, dtype=np.uint8)).size
-        if size < rows * stride:
+        if getattr(mine, "raw", np.empty(0, dtype=np.uint8)).size < rows * stride:
             mine.raw = np.empty(max(rows, _FIRST_ROWS) * stride, dtype=np.uint8)
-        size = getattr(mine, "inputs", np.empty(0, dtype=np.float32)).size
-        if size < inputs * width:
-            mine.inputs = np.empty(max(inputs, _FIRST_ROWS) * width, dtype=np.float32)
         raw: npt.NDArray[np.uint8] = mine.raw[: rows * stride].reshape(rows, stride)
-        return raw, mine.inputs[: inputs * width].reshape(inputs, width)
+        return raw
 
 
 def _blank(raw: npt.NDArray[np.uint8], rows: npt.NDArray[np.bool_]) -> None:

@@ -97,7 +97,9 @@ def _open(name: str | None) -> Kernel:
         compiled: Kernel = import_module("serving.kernels.compiled").Compiled()
     except ImportError as missing:
         if name == "numba":
-            raise BadInput(f"kernel numba does not run here: {missing}; install the package's extra [serving]") from missing
+            raise BadInput(
+                f"kernel numba does not run here: {missing}; install the package's extra [serving]"
+            ) from missing
         _log.warning("kernel numba does not run here: %s", missing)
         return Plain()
     return compiled

@@ -42,7 +42,7 @@ class Compiled:
 
     def prepare(self, head: Head, sizes: Dimensions, folded: Folded) -> CompiledPrepared:
         """A user's first layer as one matrix, and bits laid across behaviours."""
-        bits, (h1, _) = sizes.signature_bits, sizes.hidden
+        bits = sizes.signature_bits
         signed = np.flatnonzero(folded.attended_signed)
         weights = np.concatenate(
             (
@@ -157,20 +157,20 @@ def _build_word(planes: Any, valid: Any, table: Any) -> None:
         table[_ENTRIES - 1, lane] = planes[63, lane] & valid[lane]
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def _add(a: Any, b: Any, c: Any) -> Any:
     """(sum, carry) of three bits, 64 times."""
     either = a ^ b
     return either ^ c, (a & b) | (either & c)
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def _entry(word: Any, group: int) -> Any:
     """Where a word's three bits stand in its table."""
     return np.uint64(group * 16) + (word >> np.uint64(3 * group) & np.uint64(7)) * np.uint64(2)
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def _add_four(ones: Any, twos: Any, table: Any, word: Any, first: int, lane: int) -> Any:
     """Add four groups' numbers to ones and twos; three carries of weight 4 come out."""
     a, b, c, d = _entry(word, first), _entry(word, first + 1), _entry(word, first + 2), _entry(word, first + 3)
@@ -182,7 +182,7 @@ def _add_four(ones: Any, twos: Any, table: Any, word: Any, first: int, lane: int
     return ones, twos, x, y, z
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def _word_at(table: Any, word: Any, lane: int) -> Any:
     """Equal bits of one word with 64 behaviours: 7 planes, least significant first."""
     ones, twos = table[np.uint64(_ENTRIES - 2) + (word >> np.uint64(63)), lane], np.uint64(0)

@@ -41,7 +41,7 @@ class Head:
                 raise ArtifactError(f"head.npz: {name} must be float32 {shape}, found {what}")
         if not (arrays["attention_table"] >= 0).all():
             raise ArtifactError("head.npz: attention_table must not be negative")
-        return cls(**{name: np.ascontiguousarray(arrays[name]) for name in sizes.head_shapes})
+        return cls(**{name: np.array(arrays[name], order="C") for name in sizes.head_shapes})
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,6 @@ class Folded:
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
-        return sum(part.nbytes for each in vars(self).values() for part in (each if isinstance(each, tuple) else [each]))
+        return sum(
+            part.nbytes for each in vars(self).values() for part in (each if isinstance(each, tuple) else [each])
+        )

@@ -1,8 +1,8 @@
 """The kernel in C (native/*.c): what it is given, and which of its three variants runs on this processor.
 
 The library is built when the package is installed, if there is a C compiler; nothing else in the project needs one. It
-is plain C behind ctypes, which releases the GIL for the time of a call. A user is packed into arrays in the form that the
-variant wants, with a `Request` that points at them; scoring allocates nothing but its answer and a block of scratch.
+is plain C behind ctypes, which releases the GIL for the time of a call. A user is packed into arrays in the form that
+the variant wants, with a `Request` that points at them; scoring allocates only its answer and a block of scratch.
 """
 
 from __future__ import annotations
@@ -101,7 +101,11 @@ class Native:
         variant, width, (h1, _) = self.variant, sizes.signature_bits // 64, sizes.hidden
         signed = np.flatnonzero(folded.attended_signed)
         weight = np.concatenate(
-            (folded.bridge_weight, folded.signature_weight[word_order(sizes.signature_bits)], folded.attention_weight[signed])
+            (
+                folded.bridge_weight,
+                folded.signature_weight[word_order(sizes.signature_bits)],
+                folded.attention_weight[signed],
+            )
         )  # [n + m + attended, h1]
         categories = np.flatnonzero(folded.categories)
         start = np.tile(_widened(folded.bias, variant.tile), (len(categories) + 1, 1))
@@ -222,8 +226,8 @@ _FIELDS: Final = {
 
 
 def _packed(weight: Floats, variant: Variant) -> npt.NDArray[Any]:
-    """Weights ([columns, h]) as a variant reads them: [tile of h][columns / 2][tile][2] bfloat16 or [tile][columns][tile]
-    float32, both sizes padded with zeros."""
+    """Weights ([columns, h]) as a variant reads them: [tile of h][columns / 2][tile][2] bfloat16, or
+    [tile of h][columns][tile] float32, both sizes padded with zeros."""
     columns, h = weight.shape
     padded = np.zeros((_rounded(columns, 2), _rounded(h, variant.tile)), dtype=np.float32)
     padded[:columns, :h] = weight
@@ -252,4 +256,5 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + _LINE, dtype=np.uint8)
     start = -raw.ctypes.data % _LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
+    aligned: npt.NDArray[Any] = raw[start : start + size].view(dtype).reshape(shape)
+    return aligned

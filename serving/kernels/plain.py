@@ -1,9 +1,9 @@
 """Scores in plain numpy: widen a record to one input row, compare its signature, one small network.
 
 The oracle of the faster kernels, and what scores where nothing else runs. Whole candidate sets, one thread. An input
-row is [vector d | bridges n | signs m | tiers G T | attention Ls]; the head's first layer is one matrix with its rows in
-that order (`first_layer`), of which bridges, signs and attention are the user's own. The row of the candidate's category
-is added to its result.
+row is [vector d | bridges n | signs m | tiers G T | attention Ls]; the head's first layer is one matrix with its rows
+in that order (`first_layer`), of which bridges, signs and attention are the user's own. The row of the candidate's
+category is added to its result.
 """
 
 from __future__ import annotations
