@@ -15,6 +15,7 @@ class Clock:
         self.now_s = 0.0
 
     def __call__(self) -> float:
+        """Now."""
         return self.now_s
 
 
