@@ -18,9 +18,9 @@ def test_history_goes_first_then_candidates() -> None:
     """A shorter deadline halves the history down to the fewest behaviours, then cuts candidates."""
     machine = Costs(1.0, 0.001, 0.1, 0.0005, 0.000001, fewest=32)
     everything = Quality(1024, 2000)
-    chosen = [quality_for(deadline_ms, machine, everything) for deadline_ms in (inf, 100, 5, 3.1, 2.5, 0.1)]
+    chosen = [quality_for(deadline_ms, machine, everything) for deadline_ms in (inf, 100, 5, 3.1, 2.501, 0.1)]
     assert chosen == [
-        everything, everything, Quality(256, 2000), Quality(32, 2000), Quality(32, 1300), Quality(32, 1),
+        everything, everything, Quality(256, 2000), Quality(32, 2000), Quality(32, 1301), Quality(32, 1),
     ]  # fmt: skip
 
 
