@@ -220,4 +220,4 @@ def _best(values: _Floats, count: int) -> _Ints:
     """Positions of the highest values, in any order."""
     if count >= len(values):
         return np.arange(len(values))
-    return np.argpartition(values, len(values) - count)[len(values) - count :]
+    return np.asarray(np.argpartition(values, len(values) - count)[len(values) - count :], dtype=np.int64)
