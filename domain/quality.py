@@ -31,8 +31,12 @@ class Costs:
     def of(self, behaviours: int, candidates: int) -> float:
         """Milliseconds of one request whose user is not cached."""
         more = max(0, behaviours - self.fewest)
-        per_candidate = self.candidate_ms + self.pair_ms * more
-        return self.user_phase_ms + self.behaviour_ms * more + self.scoring_ms + per_candidate * candidates
+        return self.user_phase_ms + self.behaviour_ms * more + self.scoring(behaviours, candidates)
+
+    def scoring(self, behaviours: int, candidates: int) -> float:
+        """Milliseconds of scoring alone."""
+        per_candidate = self.candidate_ms + self.pair_ms * max(0, behaviours - self.fewest)
+        return self.scoring_ms + per_candidate * candidates
 
 
 @dataclass(frozen=True)

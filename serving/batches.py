@@ -15,13 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["BatchSettings", "Batches"]
 
 Job = TypeVar("Job")
-
-_SIZES_KEPT: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Batches(Generic[Job]):
         self.runs = 0
         self.jobs = 0
         self.refused = 0
-        self.sizes: deque[int] = deque(maxlen=_SIZES_KEPT)  #: of the last runs
         self._run = run
         self._kind_of = kind_of
         self._spawn = spawn
@@ -106,5 +103,4 @@ class Batches(Generic[Job]):
             self._queue.extendleft(reversed(left))
             self.runs += 1
             self.jobs += len(taken)
-            self.sizes.append(len(taken))
             return taken

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
-__all__ = ["Deadline"]
+__all__ = ["NEVER", "Deadline"]
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,7 @@ class Deadline:
     def wait_s(self, reserve_ms: float = 0.0) -> float | None:
         """Seconds that may be waited so that `reserve_ms` stay for what comes after; None is any time."""
         return None if self.at_s == inf else max(0.0, (self.left_ms() - reserve_ms) / 1000)
+
+
+#: A request that may take any time.
+NEVER: Final = Deadline()

@@ -200,7 +200,8 @@ class ItemIndex:
 
 
 def _servable(records: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return records[records["flags"] & Flag.DELETED == 0]
+    servable: npt.NDArray[Any] = records[records["flags"] & Flag.DELETED == 0]
+    return servable
 
 
 def _stamps(records: npt.NDArray[Any]) -> _Stamps:

@@ -38,6 +38,8 @@ __all__ = ["Asked", "Compute", "How", "Pending", "UserSide", "Versioned", "state
 
 _log = logging.getLogger(__name__)
 
+#: Versions whose states are kept: the live one, the one that comes, and the one before, for a roll-back.
+_MOST_VERSIONS: Final = 3
 _TILE_MS: Final = min(window.tile_ms for window in WINDOWS)
 
 
@@ -49,6 +51,11 @@ class How(StrEnum):
     LAST_CACHED = "last_cached"
     WINDOWS_ONLY = "windows_only"
     DEFAULT = "default"
+
+    @property
+    def code(self) -> int:
+        """Its number in binary answers: 0 to 4 in the order above."""
+        return list(How).index(self)
 
 
 class Versioned(Sized, Protocol):
@@ -193,7 +200,7 @@ class UserSide(Generic[Model, State]):
         with self._lock:
             if version.tag not in self._defaults:
                 self._defaults[version.tag] = self._compute(version, [Asked(0, None, 0, 0)])[0]
-                while len(self._defaults) > 2:  # the live version and the one before it, for a roll-back
+                while len(self._defaults) > _MOST_VERSIONS:
                     del self._defaults[next(iter(self._defaults))]
                 self.states.keep_versions(frozenset(self._defaults))
             return self._defaults[version.tag]

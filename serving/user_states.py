@@ -55,10 +55,6 @@ class Stamp(NamedTuple):
     at_ms: int  #: the time it was advanced to
     behaviours: int  #: asked for
 
-    def answers(self, wanted: Stamp) -> bool:
-        """Whether a state of this stamp is what `wanted` would compute, or the same from more behaviours."""
-        return self[:2] == wanted[:2] and self.behaviours >= wanted.behaviours
-
 
 class Failed(NamedTuple):
     """A computation that gave no state, and why: what the flight's requests get instead."""
@@ -124,7 +120,7 @@ class UserStates(Generic[State]):
         """The user's state as of `stamp`, or a flight to it. Whoever gets one that is `mine` must `settle` it."""
         with self._lock:
             entry: _Entry[State] | None = self._kept.get(key)
-            if entry is not None and entry.stamp.answers(stamp) and self._now_s() < entry.expires_s:
+            if entry is not None and entry.stamp == stamp and self._now_s() < entry.expires_s:
                 self.hits += 1
                 return Claim(key, stamp, entry.state)
             flight = self._flights.get((key, stamp))
