@@ -32,7 +32,7 @@ from serving.scorer import Ranked, Scorer
 from serving.stages import StageClock
 from serving.store import Store
 from serving.user_side import Asked, How, Pending, UserSide, state_time
-from serving.user_state import StateMaker, UserState
+from serving.user_state import StateMaker, UserState, history_of
 from serving.user_states import UserStates
 from serving.versions import Version, Versions
 
@@ -51,6 +51,7 @@ class Ask:
     user_id: int
     at_ms: int  #: "now" for windows and behaviours
     exact_time: bool = True  #: the request named it; else any request of the same minute may share the user's state
+    fresh: bool = False  #: nothing from the cache: the user phase runs in `prepare`
     deadline: Deadline = NEVER
     behaviours: int | None = None  #: how many to read; None lets the deadline decide
     candidates: int | None = None  #: how many to score at most; None lets the deadline decide
@@ -135,7 +136,8 @@ class Merger:
         quality = self._quality(version, ask)
         newest_ms = head["newest_event_time_ms"] if head else 0
         at_ms = state_time(ask.at_ms, ask.exact_time, newest_ms)
-        pending = self.users.begin(version, Asked(ask.user_id, head, at_ms, quality.behaviours), ask.deadline)
+        asked = Asked(ask.user_id, head, at_ms, quality.behaviours)
+        pending = self.users.begin(version, asked, ask.deadline, ask.fresh)
         return Begun(ask, user, quality, pending)
 
     async def arrive(self, begun: Begun, candidates: int, clock: StageClock) -> None:
@@ -175,6 +177,10 @@ class Merger:
         with clock.time("feature_retrieval"):
             candidates = await retriever.candidates(wanted)
         return await self.score(begun, candidates, top_k, clock)
+
+    def history(self, asked: Asked) -> npt.NDArray[Any]:
+        """The behaviours that a user phase reads, newest first ([L] BEHAVIOUR_DTYPE)."""
+        return history_of(self._store.users, asked)
 
     def popularity(self, version: Version, records: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Scores of records ([n] of the version's layout) for a user without a row ([n] float32)."""

@@ -24,6 +24,7 @@ from serving.merger_metrics import MergerMetrics
 from serving.metrics import Metrics
 from serving.post_processing import Filters
 from serving.progress import Progress
+from serving.samples import Samples
 from serving.service import Service
 from serving.store import Store
 from serving.upkeep import Upkeep
@@ -42,8 +43,9 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
-    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, user_states_mb: int
-) -> None:
+    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples,
+    user_states_mb: int,
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises BadInput where the address cannot be bound.
@@ -69,7 +71,7 @@ def serve(
         merger = Merger.of(store, versions, scorers, phases, user_states_mb << 20)
         metrics.registry.register(MergerMetrics(merger.users))
         upkeep = Upkeep(versions, merger.users, merger.speeds, None, _SWEEP_S)
-        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers)
+        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples)
         limits = Limits()
         config = uvicorn.Config(
             create_app(service, metrics, freshness, limits, exposure.token),

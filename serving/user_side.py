@@ -146,12 +146,22 @@ class UserSide(Generic[Model, State]):
         self._lock = threading.Lock()
         self._defaults: dict[int, State] = {}  #: of the last versions, newest last
 
-    def begin(self, version: Model, asked: Asked, deadline: Deadline) -> Pending[Model, State]:
-        """Start what the request needs of its user, or find it done; waits for nothing."""
+    def begin(self, version: Model, asked: Asked, deadline: Deadline, fresh: bool = False) -> Pending[Model, State]:
+        """Start what the request needs of its user, or find it done; waits for nothing.
+
+        A `fresh` one is computed here and now, beside cache and batches.
+        """
         default = self.default(version)
         pending: Pending[Model, State] = Pending(version, asked, deadline)
         if asked.head is None:
             return self._settled(pending, default, How.DEFAULT)
+        if fresh:
+            try:
+                state = self._compute(version, [asked])[0]
+            except AifError as error:
+                self._failed(error)
+                return pending
+            return self._settled(pending, state, How.COMPUTED)
         stamp = Stamp(asked.head["source_offset"], asked.at_ms, asked.behaviours)
         claim = self.states.claim(pending.key, stamp)
         if claim.state is not None:

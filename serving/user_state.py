@@ -21,7 +21,7 @@ from serving.user_side import Asked
 from serving.users import UserStore
 from serving.versions import Version
 
-__all__ = ["StateMaker", "UserState"]
+__all__ = ["StateMaker", "UserState", "history_of"]
 
 _NOTHING: Final = np.zeros(0, dtype=BEHAVIOUR_DTYPE)
 
@@ -50,7 +50,7 @@ class StateMaker:
 
     def __call__(self, version: Version, asked: Sequence[Asked]) -> list[UserState]:
         """The states of some users, in their order. Raises Corrupt where a row contradicts itself."""
-        histories = [self._behaviours(each) for each in asked]
+        histories = [history_of(self._users, each) for each in asked]
         states: list[UserState | None] = [None] * len(asked)
         for places in _alike([len(each) for each in histories], version.sizes.behaviours):
             made = self._run(version, [asked[place] for place in places], [histories[place] for place in places])
@@ -78,14 +78,15 @@ class StateMaker:
             for user, each in enumerate(folded)
         ]
 
-    def _behaviours(self, asked: Asked) -> npt.NDArray[Any]:
-        """The newest behaviours that the user had at the asked time, newest first."""
-        if asked.head is None or not asked.behaviours:
-            return _NOTHING
-        # A time before the row's newest event hides some of the newest behaviours: only then the rest is read too.
-        past = asked.at_ms < asked.head["newest_event_time_ms"]
-        found = self._users.behaviours(asked.user_id, SEQUENCE if past else asked.behaviours)
-        return found[found["event_time_ms"] <= asked.at_ms][: asked.behaviours]
+
+def history_of(users: UserStore, asked: Asked) -> npt.NDArray[Any]:
+    """The newest behaviours that a user had at the asked time, newest first ([<= asked] BEHAVIOUR_DTYPE)."""
+    if asked.head is None or not asked.behaviours:
+        return _NOTHING
+    # A time before the row's newest event hides some of the newest behaviours: only then the rest is read too.
+    past = asked.at_ms < asked.head["newest_event_time_ms"]
+    found = users.behaviours(asked.user_id, SEQUENCE if past else asked.behaviours)
+    return found[found["event_time_ms"] <= asked.at_ms][: asked.behaviours]
 
 
 def _alike(lengths: Sequence[int], fewest: int) -> list[list[int]]:
