@@ -95,8 +95,9 @@ class Prepared:
     def nbytes(self) -> int:
         """Bytes of the user's own arrays."""
         folded = self.folded
-        own = (self.weights, folded.bias, folded.category_weight, folded.attended, folded.categories, *folded.groups)
-        return sum(each.nbytes for each in own)
+        matrices = (self.weights, folded.bias, folded.category_weight)
+        signatures = (folded.attended, *folded.groups)
+        return sum(each.nbytes for each in matrices) + sum(each.nbytes for each in signatures)
 
 
 def prepare(head: Head, sizes: Dimensions, folded: Folded) -> Prepared:
