@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.catalogue import QUESTIONS, load
 from schemas.errors import BadInput
 
-__all__ = ["COLOURS", "band", "columns", "new_figure", "page", "span", "table", "write"]
+__all__ = ["COLOURS", "band", "columns", "new_figure", "page", "section", "span", "table", "write"]
 
 #: Distinguishable for colour-blind readers (Okabe and Ito).
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,6 +41,15 @@ def write(name: str, found: dict[str, Any], out: Path) -> None:
         (out / f"{name}.png").write_bytes(image.getvalue())
     except OSError as error:
         raise BadInput(f"{out} cannot be written: {error}; choose another folder with --out") from error
+
+
+def section(name: str, log: dict[str, Any], body: str) -> str:
+    """What was found on a log, under how much of it was used (`measured.about`)."""
+    return (
+        f"## {name}\n\n{log['train_examples']:,} examples trained on, {log['judged_candidates']:,} candidates judged "
+        f"({log['judged_positives']:,} positive; negatives: {log['negatives']}) of {log['users_with_auc']:,} users "
+        f"with an AUC, {log['seeds']} seeds, the newest {log['behaviours']} behaviours.\n\n{body}"
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
