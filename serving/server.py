@@ -13,10 +13,14 @@ import uvicorn
 
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
+from serving.admission import Limits
 from serving.api import create_app
+from serving.connection import connection_class
+from serving.exposure import Exposure
 from serving.feed import Feed
 from serving.freshness import Freshness
 from serving.metrics import Metrics
+from serving.post_processing import Filters
 from serving.progress import Progress
 from serving.service import Service
 from serving.store import Store
@@ -31,7 +35,7 @@ _DRAIN_S: Final = 10
 _log = logging.getLogger(__name__)
 
 
-def serve(deployment: Deployment, host: str, port: int, tables: Path | None, gate: float) -> None:
+def serve(deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises BadInput where the address cannot be bound.
@@ -40,25 +44,33 @@ def serve(deployment: Deployment, host: str, port: int, tables: Path | None, gat
     versions, progress, freshness = Versions(store, gate), Progress(), Freshness()
     metrics = Metrics(store, versions, progress)
     feed = Feed(deployment, store, versions, progress, freshness, metrics, tables)
-    listener = _bind(host, port)
-    _log.info("aif serve: http://%s:%d (docs/serving-api.md)", host, listener.getsockname()[1])
+    listener = _bind(exposure.host, exposure.port)
+    _log.info("aif serve: %s:%d (docs/serving-api.md)", exposure.url, listener.getsockname()[1])
+    if exposure.token and not exposure.is_loopback and exposure.tls_cert is None:
+        _log.warning("the token travels in the clear: give --tls-cert and --tls-key, or put TLS in front")
     _log.info(
         "broker %s, topics %s*, tables %s", deployment.bootstrap_servers, deployment.prefix, tables or "none here"
     )
     # uvicorn raises the signal again once it has drained; by default that would end the process before the feed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as workers:
-        app = create_app(Service(deployment, store, versions, progress, metrics), metrics, freshness, workers)
+    with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers:
+        service = Service(deployment, store, versions, progress, metrics, filters, scorers)
+        limits = Limits()
         config = uvicorn.Config(
-            app,
+            create_app(service, metrics, freshness, limits, exposure.token),
             loop="uvloop",
-            http="httptools",
+            http=connection_class(limits),
+            ws="none",
             lifespan="off",
             access_log=False,
+            server_header=False,
             log_config=None,
             log_level=logging.WARNING,
+            timeout_keep_alive=int(limits.idle_s),
             timeout_graceful_shutdown=_DRAIN_S,
+            ssl_certfile=exposure.tls_cert,
+            ssl_keyfile=exposure.tls_key,
         )
         feed.start()
         try:

@@ -20,14 +20,12 @@ from schemas.deployment import Deployment
 from schemas.ids import WATERMARK_KEY, entity_id
 from serving.feed import Feed
 from serving.local_tables import CHANGELOG_OFFSET_KEY
-from serving.scorer import StageClock
 from tests.serving.conftest import (
     NOW_MS,
     World,
     item_rows,
     n2o_records,
     n2o_rows,
-    plain_request,
     user_rows,
     watermark_row,
 )
@@ -84,7 +82,7 @@ def test_without_broker_and_tables_it_says_so_and_goes_on_trying(world) -> None:
     started_s = time.monotonic()
     feed.start()
     until(lambda: "no Kafka broker answers at 127.0.0.1:9" in world.progress.says, within_s=10)
-    reasons = world.service.readiness()["reasons"]
+    reasons = world.service.lookups.readiness()["reasons"]
     assert any("AIF_BOOTSTRAP_SERVERS" in reason for reason in reasons)
     assert world.progress.failed is None
     assert feed._thread.is_alive()
@@ -107,12 +105,12 @@ def test_with_local_tables_it_serves_without_a_broker(world, make_artifact, tmp_
     )
     feed.start()
     until(lambda: world.versions.live, within_s=10)
-    answer = world.service.rank(plain_request(ITEMS), StageClock())
+    answer = world.rank(ITEMS)
     feed.stop()
     assert answer["model_version"] == artifact.version
     assert (answer["missing_items"], answer["behaviours_used"]) == (0, 2)
     assert answer["age_ms"] > time.time() * 1000 - NOW_MS - 60_000
-    assert world.service.readiness()["ready"]
+    assert world.service.lookups.readiness()["ready"]
 
 
 def test_a_damaged_local_table_leaves_its_changelog_to_be_read_whole(world, tmp_path) -> None:
@@ -174,7 +172,7 @@ class Writer:
 
 def answer(world: World, **fields) -> dict:
     """What /v1/rank says of the items to user 1."""
-    return world.service.rank(plain_request(ITEMS, **fields), StageClock())
+    return world.rank(ITEMS, **fields)
 
 
 @pytest.mark.broker
@@ -190,7 +188,7 @@ def test_changelog_rows_become_servable(world, make_artifact, deployment) -> Non
         writer.announce(codec("model_version").encode(first.record))
         feed.start()
         until(lambda: world.versions.live)
-        assert world.service.readiness()["ready"], world.service.readiness()
+        assert world.service.lookups.readiness()["ready"], world.service.lookups.readiness()
         assert (answer(world)["missing_items"], answer(world)["behaviours_used"]) == (0, 1)
         assert world.freshness.over(60) == {}  # what was there before the server is not late
 
@@ -259,8 +257,8 @@ def test_while_the_broker_is_away_it_answers_and_then_catches_up(world, make_art
         until(lambda: not world.progress.connected, within_s=20)
         assert answer(world)["missing_items"] == 0
         assert answer(world)["age_ms"] > 500
-        assert world.service.readiness()["ready"]
-        assert world.service.readiness()["broker"] == "unreachable"
+        assert world.service.lookups.readiness()["ready"]
+        assert world.service.lookups.readiness()["broker"] == "unreachable"
     finally:
         broker.start()
     with Writer(deployment) as writer:
@@ -302,5 +300,5 @@ def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(world, m
     until(lambda: world.progress.failed, within_s=20)
     feed.stop()
     assert "made anew" in world.progress.failed
-    assert not world.service.readiness()["ready"]
+    assert not world.service.lookups.readiness()["ready"]
     assert answer(world)["missing_items"] == 0
