@@ -1,6 +1,6 @@
 """What serving would have known of a user just before any event of a log, for many events at once.
 
-`History.before` equals `domain.user_features.user_inputs` on the row that the fold makes of all earlier events; it
+`History.before` equals `domain.user_features.user_inputs` on what the fold makes of all earlier events; it
 needs no fold, only sorted arrays: behaviours are the neighbours in the user's own order, window counts are
 differences of running sums at tile-floored starts.
 """
@@ -42,11 +42,14 @@ class History:
         np.cumsum(acted, axis=0, out=self._running[1:])
 
     def before(self, positions: _Int, dims: Dimensions) -> UserInputs:
-        """Inputs of the users of these events ([B] log positions), as of their times, from strictly earlier events."""
+        """Inputs of the users of these events ([B] log positions), as of their times, from strictly earlier events.
+
+        L is `dims.long_behaviours`, whatever the users have.
+        """
         events = self._events
         at_ms = events.time_ms[positions]
         place = self._known(positions, at_ms)
-        earlier = place[:, None] - 1 - np.arange(dims.behaviours)  # [B, L] newest first
+        earlier = place[:, None] - 1 - np.arange(dims.long_behaviours)  # [B, L] newest first
         present = earlier >= self._first[self._user[positions]][:, None]
         source = self._order[np.maximum(earlier, 0)]
         elapsed = np.where(present, at_ms[:, None] - events.time_ms[source], 0)

@@ -95,8 +95,7 @@ def train(
     known, held_out = examples.split(log, options.held_out)
     sizes, taught = BaselineConfig(), bool(options.distill or options.align)
     with reproducible(options.seed, options.threads):
-        longest = max(config.behaviours, sizes.long_behaviours) if taught else config.behaviours
-        batches = Batches(log, config, options.negatives, longest)
+        batches = Batches(log, config, options.negatives, sizes.long_behaviours if taught else 0)
         budget = Budget(options.epochs, options.batch_size, options.learning_rate)
 
         def fitted(
