@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -99,12 +99,17 @@ def data_of(log: Log, config: ModelConfig, plan: Plan) -> Data:
 
 
 def on_logs(
-    names: Iterable[str], config: ModelConfig, settings: Settings, report: Report
+    names: Iterable[str], config: ModelConfig, settings: Settings, report: Report, more: int = 1
 ) -> Iterator[tuple[str, Data, Report]]:
-    """The data of each log by its plan, one after the other, with a report that names the log."""
+    """The data of each log by its plan, one after the other, with a report that names the log.
+
+    `more` multiplies the planted log's trained examples, of which there are more than the plan takes.
+    """
     for name in names:
         report(f"opening {name}", 0, 1)
         plan = settings.plan(name)
+        if name == "planted":
+            plan = replace(plan, trained=plan.trained * more)
 
         def of_log(what: str, done: int, of: int, name: str = name) -> None:
             report(f"{name}, {what}", done, of)
