@@ -222,7 +222,7 @@ class UserPhase(UserEncoder):
     def _bridged(self, x: Tensor, present: Tensor, profile: Tensor) -> Tensor:
         """V_u ([B, n, d]): what the bridges see of all behaviours and the profile."""
         if self.config.bea == "none":
-            return x.new_zeros(len(x), *self.bridges.shape)
+            return x.new_zeros(x.shape[0], *self.bridges.shape)
         rows, mask = self.with_nothing(x, present)
         fields = torch.cat((rows, profile.unsqueeze(1)), dim=1)  # [B, L+2, d], G of the paper
         mask = F.pad(mask, (0, 1), value=1.0)  # the profile is always there
@@ -243,7 +243,7 @@ class UserPhase(UserEncoder):
         """The bias [B, h1] and S_u [B, m, h1]: sim(s, l) = (m + s . s_l) / 2m averaged over signed behaviours."""
         bias, bits = self.to_bias(context.user), self.config.signature_bits
         if self.config.din == "none":
-            return bias, signatures.new_zeros(len(bias), bits, bias.shape[-1])
+            return bias, signatures.new_zeros(bias.shape[0], bits, bias.shape[-1])
         signed = present * signatures[..., 0].abs()  # [B, L]; a signature is all +-1 or all 0
         share = signed / signed.sum(1, keepdim=True).clamp(min=1)  # [B, L], 1/P
         # Summed over behaviours before W_din: [m, L] [L, d] [d, h1] costs less than a row of h1 for each behaviour.
@@ -255,7 +255,7 @@ class UserPhase(UserEncoder):
         """X_u [B, Ls, h1]."""
         newest = context.behaviours[:, : self.config.dimensions.attended]  # [B, Ls, d]
         if not self.config.attention:
-            return newest.new_zeros(len(newest), 0, self.config.hidden[0])
+            return newest.new_zeros(newest.shape[0], 0, self.config.hidden[0])
         return newest @ self.to_attention
 
     def _category_weight(self, cross: Tensor) -> Tensor:
