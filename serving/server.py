@@ -22,6 +22,7 @@ from serving.freshness import Freshness
 from serving.metrics import Metrics
 from serving.post_processing import Filters
 from serving.progress import Progress
+from serving.samples import Samples
 from serving.service import Service
 from serving.store import Store
 from serving.versions import Versions
@@ -35,7 +36,9 @@ _DRAIN_S: Final = 10
 _log = logging.getLogger(__name__)
 
 
-def serve(deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters) -> None:
+def serve(
+    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises BadInput where the address cannot be bound.
@@ -55,7 +58,7 @@ def serve(deployment: Deployment, exposure: Exposure, tables: Path | None, gate:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers:
-        service = Service(deployment, store, versions, progress, metrics, filters, scorers)
+        service = Service(deployment, store, versions, progress, metrics, filters, scorers, samples)
         limits = Limits()
         config = uvicorn.Config(
             create_app(service, metrics, freshness, limits, exposure.token),
