@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
-from domain.cross_features import cross_features
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from domain.cross_features import cross_features
 from experiments.measured import Data, Report, Settings, Variant, about, against, measured, on_logs
-from experiments.record import band, new_figure, section, span, table
+from experiments.record import band, legend, new_figure, section, span, table
 from models.aif import AIF, Batch
 from models.config import ModelConfig
 
@@ -103,5 +103,5 @@ def figure(found: dict[str, Any]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(LENGTHS, labels=[str(length) for length in LENGTHS])
     axes.set(xlabel="newest behaviours read", ylabel=f"GAUC minus {LENGTHS[0]} behaviours")
-    axes.legend(fontsize=8)
+    legend(axes)
     return drawn

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from experiments.bridge_cures import Watched, choice, overlap
 from experiments.measured import Data, Report, Settings, Variant, about, against, measured, on_logs
-from experiments.record import COLOURS, band, new_figure, section, span, table
+from experiments.record import COLOURS, band, legend, new_figure, section, span, table
 from models.config import ModelConfig
 from models.evaluation.judged import Judged, judged, spread
 from models.metrics import gauc
@@ -182,5 +182,5 @@ def figure(found: dict[str, Any]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(COUNTS, labels=[str(count) for count in COUNTS])
         axes.set(xlabel="bridges", ylabel=label)
-        axes.legend(fontsize=7)
+        legend(axes)
     return drawn

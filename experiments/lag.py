@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.late import held_late
 from experiments.measured import Report, Settings, Variant, about, measured, on_logs
-from experiments.record import band, new_figure, section, span, table
+from experiments.record import band, legend, new_figure, section, span, table
 from experiments.staleness import compared, label
 from models.aif import AIF
 from models.config import ModelConfig
@@ -68,5 +68,5 @@ def figure(found: dict[str, Any]) -> Figure:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(rows)), labels=[label(row["lag_ms"]) for row in rows])
         axes.set(xlabel=f"lag ({name})", ylabel="GAUC minus no lag")
-        axes.legend(fontsize=8)
+        legend(axes)
     return drawn

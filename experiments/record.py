@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.catalogue import QUESTIONS, load
 from schemas.errors import BadInput
 
-__all__ = ["COLOURS", "band", "columns", "new_figure", "page", "section", "span", "table", "write"]
+__all__ = ["COLOURS", "band", "columns", "legend", "new_figure", "page", "section", "span", "table", "write"]
 
 #: Distinguishable for colour-blind readers (Okabe and Ito).
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -67,11 +67,16 @@ def span(each: dict[str, float | None], form: str = ".4f") -> str:
 
 def new_figure(panels: int, width: float = 4.2) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side; nothing of pyplot, which would keep it."""
-    figure = Figure(figsize=(width * panels, 3.4), layout="constrained")
+    figure = Figure(figsize=(width * panels, 4.0), layout="constrained")
     axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
     for each in axes:
         each.grid(alpha=0.3)
     return figure, axes
+
+
+def legend(axes: Axes) -> None:
+    """What the panel's lines are, below it."""
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
 
 
 def columns(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float], list[float]]:

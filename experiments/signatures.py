@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments.measured import Report, Settings, Variant, about, against, measured, on_logs
-from experiments.record import band, new_figure, section, span, table
+from experiments.record import band, legend, new_figure, section, span, table
 from models.aif import AIF, Batch
 from models.config import ModelConfig
 
@@ -93,5 +93,5 @@ def figure(found: dict[str, Any]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(TIERS, labels=[str(tiers) for tiers in TIERS])
         axes.set(xlabel=f"tiers ({name})", ylabel=f"GAUC minus {_REFERENCE}")
-        axes.legend(fontsize=8)
+        legend(axes)
     return drawn

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.late import held_late, recent_events
 from experiments.measured import Data, Measured, Report, Settings, Variant, about, interval, measured, on_logs
-from experiments.record import band, new_figure, section, span, table
+from experiments.record import band, legend, new_figure, section, span, table
 from models.aif import AIF
 from models.config import ModelConfig
 from models.evaluation.bootstrap import Estimate, Paired
@@ -123,5 +123,5 @@ def figure(found: dict[str, Any]) -> Figure:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(rows)), labels=[label(row["age_ms"]) for row in rows])
         axes.set(xlabel=f"age of item vectors ({name})", ylabel="GAUC minus fresh")
-        axes.legend(fontsize=8)
+        legend(axes)
     return drawn

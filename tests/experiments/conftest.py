@@ -12,7 +12,7 @@ from experiments.measured import Data, data_of
 from models.config import ModelConfig
 from models.log import Log
 
-PLAN = Plan(examples=1200, held_out=0.3, trained=400, judged=300)
+PLAN = Plan(examples=1200, held_out=0.3, trained=200, judged=100)
 
 
 @pytest.fixture(scope="session")
