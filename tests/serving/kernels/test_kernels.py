@@ -15,6 +15,8 @@ from serving.kernels import rank
 from serving.kernels.plain import Plain
 from serving.scorer import Scorer
 from serving.stages import StageClock
+from serving.user_side import Asked
+from serving.user_state import StateMaker
 from tests.serving.conftest import NOW_MS, item_rows, user_rows
 from tests.serving.kernels.conftest import chosen, fast_kernels, made_up
 
@@ -151,10 +153,11 @@ def test_a_server_ranks_with_it(kernel, world, make_artifact) -> None:
     world.apply("items", item_rows(range(100, 130)))
     world.apply("users", user_rows(77, [100, 101, 104, 105]))
     world.go_live(make_artifact(3), range(100, 130))
-    head, ids = world.store.users.head(77), np.arange(98, 131)
+    version, users, ids = world.versions.live, world.store.users, np.arange(98, 131)
     ranked = []
     for each in (Plain(), kernel):
         with chosen(each):
-            ranked.append(Scorer().rank(world.versions.live, head, ids, NOW_MS, 10, StageClock()))
+            state = StateMaker(users)(version, [Asked(77, users.head(77), NOW_MS, 20)])[0]
+        ranked.append(Scorer().rank(version, state, ids, 10, StageClock()))
     assert np.abs(ranked[0].scores - ranked[1].scores).max() < tolerance(kernel)
     assert ranked[0].known.tolist() == ranked[1].known.tolist()
