@@ -65,7 +65,7 @@ def test_content_types(live, client) -> None:
     assert "must begin with b'AIFQ'" in post(client, body + b" " * 20).json()["detail"]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(junk=st.binary(max_size=80), cut=st.integers(0, len(BODY)), media_type=st.sampled_from([MEDIA_TYPE, None]))
 def test_no_body_is_a_fault_of_the_server(live, client, junk, cut, media_type) -> None:
     """Whatever bytes come, as JSON or binary, the answer is 200 or says what is wrong with them: never 5xx."""
