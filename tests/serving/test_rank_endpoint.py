@@ -123,7 +123,7 @@ class Blocked:
         monkeypatch.setattr(world.service, "rank_here", self.rank_here)
         monkeypatch.setattr(world.service, "_scorers", threads)
 
-    def rank_here(self, request, clock):
+    def rank_here(self, request, clock, begun=None):
         """Waits, then ranks."""
         assert self.may_go_on.wait(10)
         self.scored += 1
