@@ -117,7 +117,7 @@ class Samples:
             "applied": tables,
             "behaviours_used": ranked.behaviours_used,
             "behaviours_missing": ranked.behaviours_missing,
-            "candidates": answer.request.candidate_ids,
+            "candidates": answer.merged.candidates,
             "scores": ranked.scores,
             "known": ranked.known,
             "ranking": answer.request.candidate_ids[answer.order],

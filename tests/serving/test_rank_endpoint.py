@@ -106,6 +106,17 @@ def test_a_bad_batch_is_told_which_request_is_wrong(live, client, body, says) ->
     assert response.status_code == 400 and says in response.json()["detail"]
 
 
+def test_a_request_may_want_one_version(live, client) -> None:
+    """That version answers where it is live; another one, and one that nobody knows, is 409; what is no version 400."""
+    wanted = {"user_id": 1, "candidates": [100]}
+    name = live.versions.live.name
+    assert client.rank(**wanted, model_version=name).json()["model_version"] == name
+    for asked in ({**wanted, "model_version": "0" * 16}, {"requests": [wanted, {**wanted, "model_version": "0" * 16}]}):
+        refused = client.rank(**asked)
+        assert refused.status_code == 409 and name in refused.json()["detail"]
+    assert client.rank(**wanted, model_version="newest").status_code == 400
+
+
 def test_constants_that_are_no_json_are_refused(live, client) -> None:
     """NaN and Infinity are not JSON: 400, wherever they stand."""
     for constant in (b"NaN", b"Infinity", b"-Infinity"):
