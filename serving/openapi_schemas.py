@@ -72,6 +72,7 @@ _RANK_REQUEST: Final = _object(
         "deadline_ms": _maybe(_within(1, 60_000)),
         "behaviours": _maybe(_within(1, SEQUENCE)),
         "explain": _maybe(_TRUTH),
+        "model_version": _maybe(_VERSION),
         "filters": _maybe(reference("Filters")),
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,11 +22,12 @@ __all__ = ["MOST_REQUESTS", "RankRequest", "parse_batch"]
 MOST_REQUESTS: Final = 64
 
 _FIELDS: Final = frozenset(
-    {"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "behaviours", "explain", "filters"}
+    {"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "behaviours", "explain", "filters", "model_version"}
 )
 _INT64: Final = range(-(2**63), 2**63)
 #: Times that windows can be read at (domain/windows.py).
 _TIMES_MS: Final = range(0, 2**62)
+_VERSION: Final = re.compile("[0-9a-f]{16}")
 _BEHAVIOURS: Final = range(1, SEQUENCE + 1)
 _DEADLINES_MS: Final = range(1, 60_001)
 
@@ -47,6 +49,7 @@ class RankRequest:
     places: Ids | None = None  #: [given] index in `candidate_ids` of every candidate given; None where all are distinct
     in_request_order: bool = False
     explain: bool = False
+    model_version: str | None = None  #: the only one whose answer is wanted
     filters: Filters = NO_FILTERS
 
     @property
@@ -81,6 +84,7 @@ class RankRequest:
             written=written,
             places=places,
             explain=boolean(checked, "explain"),
+            model_version=_version(checked),
             filters=Filters.parse(checked.get("filters"), "filters"),
         )
 
@@ -119,6 +123,13 @@ def parse_batch(body: bytes) -> list[RankRequest] | RankRequest:
     if (count := sum(len(each.candidate_ids) for each in requests)) > MOST_CANDIDATES:
         raise BadInput(f"a batch has at most {MOST_CANDIDATES} candidates, this one {count}: send it in parts")
     return requests
+
+
+def _version(fields: dict[str, Any]) -> str | None:
+    version = fields.get("model_version")
+    if version is not None and not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise BadInput(f"model_version must be 16 hex digits, not {version!r}")
+    return version
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
