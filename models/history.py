@@ -24,8 +24,9 @@ _Int = npt.NDArray[np.int64]
 class History:
     """Index of a log's events by user. Memory: 80 bytes an event."""
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
+    def __init__(self, events: Events, lag_ms: int = 0) -> None:
+        """`lag_ms` is how late events are known: users are read as of their times without what is younger than that."""
+        self._events, self._lag_ms = events, lag_ms
         _, user = np.unique(events.user_id, return_inverse=True)
         self._order = np.argsort(user, kind="stable")  # events by (user, log position)
         self._place = np.empty_like(self._order)  # where an event stands in that order
@@ -46,7 +47,8 @@ class History:
         L is the most that any of the users has, at least `dims.behaviours` and at most `dims.long_behaviours`.
         """
         events = self._events
-        place, at_ms = self._place[positions], events.time_ms[positions]
+        at_ms = events.time_ms[positions]
+        place = self._known(positions, at_ms)
         first = self._first[self._user[positions]]
         most = min(int((place - first).max(initial=0)), dims.long_behaviours)
         earlier = place[:, None] - 1 - np.arange(max(most, dims.behaviours))  # [B, L] newest first
@@ -61,10 +63,19 @@ class History:
             present=present,
         )
 
+    def _known(self, positions: _Int, at_ms: _Int) -> _Int:
+        """The place behind what is known of each user."""
+        place = self._place[positions]
+        if not self._lag_ms:
+            return place
+        keys = time_keys(self._user[positions], at_ms - self._lag_ms, self._events.time_ms)
+        return np.minimum(place, np.searchsorted(self._keys, keys, side="right"))
+
     def _window_counts(self, user: _Int, place: _Int, at_ms: _Int) -> npt.NDArray[np.float32]:
         starts = oldest_starts(at_ms)  # [B, windows]
         keys = time_keys(user[:, None], starts, self._events.time_ms)
         # A start before the log began is clipped to the user's own range, so that it never reaches another user.
-        oldest = np.searchsorted(self._keys, keys, side="left")
+        # And one after all that is known finds nothing.
+        oldest = np.minimum(np.searchsorted(self._keys, keys, side="left"), place[:, None])
         counts = self._running[place][:, None, :] - self._running[oldest]  # [B, windows, actions]
         return counts.astype(np.float32)

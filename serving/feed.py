@@ -207,6 +207,7 @@ class Feed:
                         delay_ms = now_ms - mark["oldest_append_time_ms"]
                         self._freshness.add(at.table, delay_ms)
                         self._metrics.freshness.labels(at.table).observe(delay_ms / 1000)
+            self._store.applied[at] = records[-1].offset + 1
         self._next[partition] = records[-1].offset + 1
 
     def _settle(self) -> None:
@@ -244,6 +245,7 @@ class Feed:
                     self._store.apply(at, keys, values)
                     rows += len(keys)
                 self._next[partition] = 0 if table.changelog_offset is None else table.changelog_offset + 1
+                self._store.applied[at] = self._next[partition]
         except Unavailable as error:  # a part of its rows may be in; the changelog, from its start, has them all
             _log.warning("%s", error)
             return 0

@@ -19,23 +19,33 @@ from serving.connection import connection_class
 from serving.exposure import Exposure
 from serving.feed import Feed
 from serving.freshness import Freshness
+from serving.merger import Merger
+from serving.merger_metrics import MergerMetrics
 from serving.metrics import Metrics
 from serving.post_processing import Filters
 from serving.progress import Progress
+from serving.samples import Samples
 from serving.service import Service
 from serving.store import Store
+from serving.upkeep import Upkeep
 from serving.versions import Versions
 
 __all__ = ["serve"]
 
 #: Threads that score. More than cores would only add waiting to everybody's time.
 _SCORERS: Final = 2
+#: Threads that run user phases, a batch at a time.
+_PHASES: Final = 1
+_SWEEP_S: Final = 60.0
 _DRAIN_S: Final = 10
 
 _log = logging.getLogger(__name__)
 
 
-def serve(deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters) -> None:
+def serve(
+    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples,
+    user_states_mb: int,
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises BadInput where the address cannot be bound.
@@ -54,8 +64,14 @@ def serve(deployment: Deployment, exposure: Exposure, tables: Path | None, gate:
     # uvicorn raises the signal again once it has drained; by default that would end the process before the feed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers:
-        service = Service(deployment, store, versions, progress, metrics, filters, scorers)
+    with (
+        ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers,
+        ThreadPoolExecutor(_PHASES, thread_name_prefix="phase") as phases,
+    ):
+        merger = Merger.of(store, versions, scorers, phases, user_states_mb << 20)
+        metrics.registry.register(MergerMetrics(merger.users))
+        upkeep = Upkeep(versions, merger.users, merger.speeds, None, _SWEEP_S)
+        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples)
         limits = Limits()
         config = uvicorn.Config(
             create_app(service, metrics, freshness, limits, exposure.token),
@@ -73,10 +89,12 @@ def serve(deployment: Deployment, exposure: Exposure, tables: Path | None, gate:
             ssl_keyfile=exposure.tls_key,
         )
         feed.start()
+        upkeep.start()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")
+            upkeep.stop()
             feed.stop()
             listener.close()
     _log.info("stopped")

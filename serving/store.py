@@ -52,6 +52,7 @@ class Store:
         self.slabs: dict[int, Slab] = {}
         self.kept: frozenset[int] = frozenset()  #: tags of versions that are live or becoming so
         self.watermarks: dict[TablePartition, Watermark] = {}
+        self.applied: dict[TablePartition, int] = {}  #: the next changelog offset to apply; the feed's to set
         self.refused: Counter[tuple[str, str]] = Counter()  #: rows left out, by (table, reason)
         self._decode_watermark = codec("watermark").decode
 
@@ -66,6 +67,10 @@ class Store:
         else:
             self.users.apply(dict(rows))
         return watermarks
+
+    def marks(self) -> dict[TablePartition, tuple[int, Watermark | None]]:
+        """The next changelog offset to apply, and the newest watermark, of each table partition that has begun."""
+        return {at: (offset, self.watermarks.get(at)) for at, offset in list(self.applied.items())}
 
     def slab(self, tag: int, stride: int) -> Slab:
         """The slab of a version, made where there is none yet. Raises BadInput where its rows have another stride."""

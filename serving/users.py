@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
-from domain.user_row import FINGERPRINT
+import numpy.typing as npt
+
+from domain.user_row import FINGERPRINT, behaviours_of
 from schemas.codec import codec
 from schemas.errors import DecodeError
 from schemas.ids import entity_key
@@ -48,3 +50,7 @@ class UserStore:
         if head["fingerprint"] != FINGERPRINT:
             raise DecodeError("other_windows", f"user row of fingerprint {head['fingerprint']}, expected {FINGERPRINT}")
         return head
+
+    def behaviours(self, user_id: int, count: int) -> npt.NDArray[Any]:
+        """The user's newest behaviours, newest first ([<= count] BEHAVIOUR_DTYPE): those of the row, at most 32."""
+        return behaviours_of(self.head(user_id))[::-1][:count]

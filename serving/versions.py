@@ -65,6 +65,11 @@ class Version:
     head: Head
     slab: Slab
 
+    @property
+    def tag(self) -> int:
+        """The version as its rows carry it."""
+        return self.slab.tag
+
 
 class Versions:
     """The announced versions and which of them is live. `live` may be read by any thread at any time.

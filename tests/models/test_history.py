@@ -32,29 +32,36 @@ def _records(drawn: list[tuple[int, int, int, str, int]]) -> list[UserEvent]:
     return records
 
 
-def _served(records: list[UserEvent]) -> list[UserInputs]:
-    """What serving gives just before each event that is no duplicate, folding one event at a time."""
-    heads: dict[int, Any] = {}
+def _served(records: list[UserEvent], lag_ms: int = 0) -> list[UserInputs]:
+    """What serving gives just before each event that is no duplicate, folding one event at a time.
+
+    Heads become known `lag_ms` after the event that made them.
+    """
+    heads: dict[int, list[tuple[int, Any]]] = {}
     rows: dict[int, bytes] = {}
     inputs = []
     for offset, record in enumerate(records):
         folded = fold(rows, EventBatch.of([offset], [record]), topic_id=1)
         if not folded.duplicates:
-            head, at_ms = heads.get(record["user_id"]), np.array([record["event_time_ms"]])
+            at_ms = np.array([record["event_time_ms"]])
+            known = [head for made, head in heads.get(record["user_id"], []) if made <= at_ms - lag_ms]
+            head = known[-1] if known else None
             inputs.append(user_inputs([head], [behaviours_of(head)[::-1]], at_ms, _CONFIG.dimensions))
         rows |= folded.heads
-        heads |= {user: codec("user_head").decode(row) for user, row in folded.heads.items()}
+        for user, row in folded.heads.items():
+            heads.setdefault(user, []).append((record["event_time_ms"], codec("user_head").decode(row)))
     return inputs
 
 
 @settings(max_examples=60, deadline=None)
-@given(_events)
-def test_training_sees_what_serving_would_have_given(drawn: list[tuple[int, int, int, str, int]]) -> None:
-    """User inputs of every event from the log at once equal, bit for bit, those of the fold just before that event."""
+@given(_events, st.sampled_from([0, 0, 1, 300_000, 7_200_000, 8 * 86_400_000]))
+def test_training_sees_what_serving_would_have_given(drawn: list[tuple[int, int, int, str, int]], lag_ms: int) -> None:
+    """User inputs of every event from the log at once equal, bit for bit, those of the fold just before that event, or
+    of the fold as it was known under a lag."""
     records = _records(drawn)
     log = Log.of([("user", record) for record in records], _CONFIG)
-    expected = _served(records)
-    found = History(log.events).before(np.arange(len(log.events)), _CONFIG.dimensions)
+    expected = _served(records, lag_ms)
+    found = History(log.events, lag_ms).before(np.arange(len(log.events)), _CONFIG.dimensions)
     assert len(found) == len(expected)
     for name in vars(found):
         width = getattr(found, name).shape[1]  # as many places as the one that needs most of them

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 from serving.admission import Limits
 from serving.api import create_app
 from serving.binary import MEDIA_TYPE, BinaryRequest, decode_answer, encode_request
+from serving.client import Client as RankingClient
 from tests.serving.conftest import NOW_MS, Client, item_rows, user_rows, watermark_row
+from tests.serving.listening import Listening
 
 ITEMS = range(100, 120)
 BODY = encode_request(BinaryRequest(1, np.arange(100, 110, dtype=np.int64)))
@@ -61,7 +65,7 @@ def test_content_types(live, client) -> None:
     assert "must begin with b'AIFQ'" in post(client, body + b" " * 20).json()["detail"]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(junk=st.binary(max_size=80), cut=st.integers(0, len(BODY)), media_type=st.sampled_from([MEDIA_TYPE, None]))
 def test_no_body_is_a_fault_of_the_server(live, client, junk, cut, media_type) -> None:
     """Whatever bytes come, as JSON or binary, the answer is 200 or says what is wrong with them: never 5xx."""
@@ -102,6 +106,17 @@ def test_a_bad_batch_is_told_which_request_is_wrong(live, client, body, says) ->
     assert response.status_code == 400 and says in response.json()["detail"]
 
 
+def test_a_request_may_want_one_version(live, client) -> None:
+    """That version answers where it is live; another one, and one that nobody knows, is 409; what is no version 400."""
+    wanted = {"user_id": 1, "candidates": [100]}
+    name = live.versions.live.name
+    assert client.rank(**wanted, model_version=name).json()["model_version"] == name
+    for asked in ({**wanted, "model_version": "0" * 16}, {"requests": [wanted, {**wanted, "model_version": "0" * 16}]}):
+        refused = client.rank(**asked)
+        assert refused.status_code == 409 and name in refused.json()["detail"]
+    assert client.rank(**wanted, model_version="newest").status_code == 400
+
+
 def test_constants_that_are_no_json_are_refused(live, client) -> None:
     """NaN and Infinity are not JSON: 400, wherever they stand."""
     for constant in (b"NaN", b"Infinity", b"-Infinity"):
@@ -119,7 +134,7 @@ class Blocked:
         monkeypatch.setattr(world.service, "rank_here", self.rank_here)
         monkeypatch.setattr(world.service, "_scorers", threads)
 
-    def rank_here(self, request, clock):
+    def rank_here(self, request, clock, begun=None):
         """Waits, then ranks."""
         assert self.may_go_on.wait(10)
         self.scored += 1
@@ -249,3 +264,17 @@ def test_long_json_goes_through_threads_and_says_the_same(live, client) -> None:
     assert len(long["items"]) == len(many)
     assert long["items"][:5] == short["items"]
     assert orjson.dumps(long["missing_items"]) == b"3000"
+
+
+def test_a_client_that_leaves_while_it_is_scored_loses_only_its_answer(live, blocked) -> None:
+    """The connection is closed in the middle of scoring; the answer goes nowhere, the next client gets its own."""
+    app = create_app(live.service, live.metrics, live.freshness)
+    head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    with Listening(app) as served:
+        with socket.create_connection(("127.0.0.1", served.port)) as leaving:
+            leaving.sendall(head.encode() + BODY)
+            time.sleep(0.05)
+        blocked.may_go_on.set()
+        with RankingClient(served.url) as client:
+            assert len(client.rank(1, list(ITEMS)).item_ids) == len(ITEMS)
+        assert blocked.scored == 2
