@@ -25,8 +25,7 @@ _Float = npt.NDArray[np.float64]
 
 
 def term_names(dims: Dimensions) -> list[str]:
-    """What the terms of a model are called: item vector, the user's own part, each bridge, linear DIN, the tiers of each
-    group of actions, attention, category."""
+    """What the terms of a model are called, in the order in which they are given everywhere."""
     bridges = [f"bridge_{number}" for number in range(dims.bridges)]
     return ["item_vector", "user", *bridges, "linear_din", *map(_tiers, dims.tier_groups), "attention", "category"]
 

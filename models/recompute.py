@@ -77,7 +77,10 @@ class Recomputed:
             ("bias", slice(None)),
             *(("bridge_weight", slice(row, row + 1)) for row in range(dims.bridges)),
             ("signature_weight", slice(None)),
-            *(("tier_weight", slice(row, row + dims.tiers)) for row in range(0, dims.tier_columns, dims.tiers or 1)),
+            *(
+                ("tier_weight", slice(group * dims.tiers, (group + 1) * dims.tiers))
+                for group in range(len(dims.tier_groups))
+            ),
             ("attention_weight", slice(None)),
             ("category_weight", slice(None)),
         ]
