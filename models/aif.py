@@ -32,11 +32,12 @@ from torch.nn import functional as F
 from domain.cross_features import CROSS_FEATURES
 from domain.tiers import group_table
 from models.config import ModelConfig
+from models.similarity import equal_bits, of_category, tier_counts
 from schemas.records import ACTIONS
 
 __all__ = [
     "AIF", "Batch", "Candidates", "Context", "Folded", "Head", "ItemEncoder", "ItemTower", "Past", "UserEncoder",
-    "UserPhase", "equal_bits", "of_category", "served", "tier_counts",
+    "UserPhase", "served",
 ]  # fmt: skip
 
 #: A column that hardly varies is not blown up.
@@ -378,33 +379,6 @@ class AIF(nn.Module):
 def served(values: Tensor) -> Tensor:
     """Values as an N2O record keeps them, rounded to bfloat16; the gradient passes as if they were not."""
     return values + (values.to(torch.bfloat16).to(torch.float32) - values).detach()
-
-
-def equal_bits(signs: Tensor, behaviour_signs: Tensor) -> Tensor:
-    """Equal bits of every candidate and behaviour ([B, C, m], [B, L, m] -> [B, C, L] int64), -1 where one has none."""
-    equal = (signs.shape[-1] + signs @ behaviour_signs.mT).long() // 2
-    both = signs[..., :1] * behaviour_signs[..., 0].unsqueeze(1)  # [B, C, L], 0 where one has no signature
-    return torch.where(both != 0, equal, -1)
-
-
-def tier_counts(equal: Tensor, actions: Tensor, groups: Tensor, tiers: int, bits: int) -> Tensor:
-    """SimTier: behaviours in each tier of similarity to a candidate, by group of actions.
-
-    equal [B, C, L] bits of `bits` (-1 for a pair without signatures), actions [B, L] codes, groups [actions, G] of 0
-    and 1 -> [B, C, G * T], group after group. Tier t holds similarities in [t/T, (t+1)/T), the last one 1.
-    """
-    member = F.embedding(actions, groups)  # [B, L, G]
-    tier = torch.where(equal < 0, -1, (equal * tiers // bits).clamp(max=tiers - 1))  # [B, C, L]
-    counts = [(tier == each).to(member.dtype) @ member for each in range(tiers)]  # T of [B, C, G]
-    if not counts:
-        return member.new_zeros(*equal.shape[:2], 0)
-    return torch.stack(counts, dim=-1).flatten(-2)
-
-
-def of_category(category: Tensor, categories: Tensor, rows: Tensor) -> Tensor:
-    """The row of each candidate's own category ([B, C], [B, K], [B, K, h] -> [B, C, h]), zeros where there is none."""
-    own = (category.unsqueeze(-1) == categories.unsqueeze(1)) & (category > 0).unsqueeze(-1)  # [B, C, K]
-    return own.to(rows.dtype) @ rows
 
 
 def _hidden(mask: Tensor) -> Tensor:
