@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+
+from cli.code_version import commit
 
 __all__ = ["Cores", "commit", "machine", "versions"]
 
@@ -49,18 +50,6 @@ def machine(cores: Cores) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of everything that the figures depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-
-
-def commit() -> str:
-    """The commit of this checkout, with "+changes" where files differ from it; "" outside a checkout."""
-    root = Path(__file__).parent.parent
-    head = _git(root, "rev-parse", "--short=12", "HEAD")
-    return f"{head}+changes" if head and _git(root, "status", "--porcelain", "--untracked-files=no") else head
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _cpu_model() -> str:

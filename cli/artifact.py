@@ -1,4 +1,4 @@
-"""`aif artifact`: look at artifact folders and check them."""
+"""`aif artifact`: look at artifact folders, check them, and make them again of saved weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from cli.options import data_dir_option
+
 __all__ = ["command"]
 
 _folder = click.argument("folder", type=click.Path(path_type=Path))
@@ -15,13 +17,39 @@ _folder = click.argument("folder", type=click.Path(path_type=Path))
 
 @click.group()
 def command() -> None:
-    """Look at model artifacts and check them.
+    """Look at model artifacts, check them, and make them again of saved weights.
 
     \b
     Examples:
       aif artifact inspect .aif/artifacts/0123456789abcdef
       aif artifact check .aif/artifacts/0123456789abcdef
+      aif artifact export weights.npz
     """
+
+
+@command.command()
+@click.argument("state", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of artifacts  [default: DATA_DIR/artifacts]"
+)
+@data_dir_option
+def export(state: Path, out: Path | None, data_dir: Path) -> None:
+    """Make an artifact of the weights that `aif train --state` wrote, with the torch and onnxruntime of this machine.
+
+    With those of the training it is the same version; with newer ones it is how a model outlives an upgrade that can no
+    longer read its programs. A model of another form than this build's is refused: train it again.
+
+    \b
+    Example:
+      aif train --dataset online-retail-2 --state weights.npz
+      aif artifact export weights.npz --out artifacts/
+    """
+    from models.export import export as write
+    from models.state import load_state
+
+    model, training = load_state(state)
+    exported = write(model, training, out or data_dir / "artifacts")
+    click.echo(f"{exported.manifest.version}  {exported.folder}")
 
 
 @command.command()

@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, str]] = {
     "topics": "cli.topics:command",
     "train": "cli.train:command",
     "evaluate": "cli.evaluate:command",
+    "experiment": "cli.experiment:command",
     "artifact": "cli.artifact:command",
     "model": "cli.model:command",
     "worker": "cli.worker:command",

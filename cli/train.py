@@ -15,6 +15,9 @@ from cli.options import data_dir_option
 
 __all__ = ["command"]
 
+#: Records that decide what a model was trained on and what it is served with.
+_SCHEMAS = ("item_row", "item_update", "n2o_row", "user_event", "user_head")
+
 
 @click.command()
 @click.option("--dataset", required=True, metavar="NAME", help="A shipped mapping's name, or a mapping file")
@@ -26,6 +29,30 @@ __all__ = ["command"]
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--max-examples", type=click.IntRange(2), help="Use only the newest so many examples")
 @click.option("--limit", type=click.IntRange(1), help="Read only the first so many user events")
+@click.option(
+    "--distill",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    is_flag=False,
+    flag_value=0.5,
+    metavar="[SHARE]",
+    help="Train the full ranker first, and learn its chances in this share; alone: 0.5",
+)
+@click.option(
+    "--align",
+    type=click.FloatRange(0),
+    default=0.0,
+    is_flag=False,
+    flag_value=1.0,
+    metavar="[WEIGHT]",
+    help="Train the full ranker first, and learn its order with this weight; alone: 1",
+)
+@click.option(
+    "--calibrate/--no-calibrate", default=True, help="Fold a slope and offset of the held-out tail into the head"
+)
+@click.option(
+    "--state", type=click.Path(path_type=Path, dir_okay=False), help="Also write the weights, for `aif artifact export`"
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="torch threads; idle cores only")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
 @data_dir_option
@@ -37,33 +64,47 @@ def command(
     epochs: int,
     max_examples: int | None,
     limit: int | None,
+    distill: float,
+    align: float,
+    calibrate: bool,
+    state: Path | None,
     threads: int,
     as_json: bool,
     data_dir: Path,
 ) -> None:
     """Train a model on a log and write it as an artifact folder, named by its version.
 
-    The newest tenth of the examples is held out and judged; its metrics are printed and kept in the manifest.
+    The newest tenth of the examples is held out and judged; its metrics are printed and kept in the manifest, beside
+    the data's window, every option, the code's version and the fingerprints of the records' schemas.
 
     \b
     Examples:
       aif train --dataset online-retail-2 --limit 70000
       aif train --dataset kuairand-exposures --epochs 3 --seed 7
+      aif train --dataset online-retail-2 --distill --align 0.5
       aif train --dataset my-mapping.json --path logs/ --out artifacts/ --json
     """
+    from dataclasses import asdict
+
     from rich.console import Console
 
+    from cli.code_version import code_version
     from models.config import ModelConfig
     from models.export import export
     from models.log import Log
+    from models.state import save_state
     from models.training import Progress, TrainingOptions, train
     from producers.datasets import open_dataset
+    from schemas.codec import codec
     from schemas.deployment import Deployment
 
     deployment = Deployment.from_env(os.environ, data_dir=data_dir)
     config = ModelConfig.of(deployment)
     source = open_dataset(dataset, path, limit=limit, embedding_dim=config.embedding_dim)
-    options = TrainingOptions(seed=seed, epochs=epochs, max_examples=max_examples, threads=threads)
+    options = TrainingOptions(
+        seed=seed, epochs=epochs, max_examples=max_examples, threads=threads, distill=distill, align=align,
+        calibrate=calibrate,
+    )  # fmt: skip
     with _bars(Console(stderr=True, quiet=as_json and not sys.stderr.isatty())) as bars:
         reading = bars.add_task("reading", total=limit)
         log = Log.of(_counted(source.entries(), lambda count: bars.update(reading, completed=count)), config)
@@ -71,7 +112,8 @@ def command(
         training = bars.add_task("training", total=None)
 
         def show(at: Progress) -> None:
-            bars.update(training, description=f"training, loss {at.loss:.4f}", completed=at.step, total=at.steps)
+            what = f"training the {at.model}, loss {at.loss:.4f}"
+            bars.update(training, description=what, completed=at.step, total=at.steps)
 
         trained = train(log, config, options, show)
     about: dict[str, Any] = {
@@ -79,11 +121,17 @@ def command(
         "events": len(log.events),
         "first_event_ms": int(log.events.time_ms[0]),
         "last_event_ms": int(log.events.time_ms[-1]),
-        "seed": seed,
-        "epochs": epochs,
+        "trained_from_ms": trained.trained_from_ms,
+        "judged_from_ms": trained.judged_from_ms,
+        **asdict(options),
+        "calibration": trained.calibration and asdict(trained.calibration),
+        "code": code_version(),
+        "schemas": {name: codec(name).fingerprint.hex() for name in _SCHEMAS},
         "metrics": {name: _plain(value) for name, value in trained.metrics.items()},
     }
     exported = export(trained.model, about, out or deployment.data_dir / "artifacts")
+    if state:
+        save_state(state, trained.model, about)
     result = {"version": exported.manifest.version, "folder": str(exported.folder), **about["metrics"]}
     if as_json:
         click.echo(json.dumps(result))

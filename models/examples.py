@@ -121,14 +121,18 @@ class Batches:
         order = np.argsort(first_ms, kind="stable")
         self._published, self._published_ms = items[order], first_ms[order]
 
-    def batch(self, examples: Examples, generator: np.random.Generator) -> Batch:
-        """The tensors of some examples; one candidate each, and the drawn negatives after it where `sampled`."""
+    def batch(self, examples: Examples, generator: np.random.Generator, drawn: int | None = None) -> Batch:
+        """The tensors of some examples: one candidate each, and after it the drawn ones.
+
+        `drawn` of them where it is given; without it the negatives of a log whose examples are `sampled`, else none.
+        """
+        negatives = drawn if drawn is not None else self._negatives if examples.sampled else 0
         log, positions = self._log, examples.positions
         at_ms, state_ms = log.events.time_ms[positions][:, None], log.events.time_ms[examples.states][:, None]
         users = self._history.before(examples.states, self.dimensions)
         items = log.events.item_id[positions][:, None]
-        if examples.sampled:
-            items = np.concatenate((items, self._drawn(positions, generator)), axis=1)  # [B, C]
+        if negatives:
+            items = np.concatenate((items, self._drawn(positions, negatives, generator)), axis=1)  # [B, C]
         rows = log.catalogue.rows_at(items, at_ms)
         behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, state_ms), -1)
 
@@ -170,10 +174,10 @@ class Batches:
             weights=torch.from_numpy(weights.astype(np.float32)),
         )
 
-    def _drawn(self, positions: _Int, generator: np.random.Generator) -> _Int:
-        """Negatives of each event ([B] -> [B, negatives] item ids), every second one by popularity."""
-        share = generator.random((len(positions), self._negatives))
+    def _drawn(self, positions: _Int, count: int, generator: np.random.Generator) -> _Int:
+        """Items for each event ([B] -> [B, count] item ids), every second one by popularity."""
+        share = generator.random((len(positions), count))
         popular = self._log.events.item_id[(share * positions[:, None]).astype(np.int64)]
         published = np.searchsorted(self._published_ms, self._log.events.time_ms[positions], side="right")
         uniform = self._published[(share * published[:, None]).astype(np.int64)]
-        return np.where(np.arange(self._negatives) % 2 == 0, popular, uniform)
+        return np.where(np.arange(count) % 2 == 0, popular, uniform)

@@ -1,7 +1,8 @@
 """The one training loop: any models, the same batches, each its own optimiser.
 
 Models that are compared see the same examples in the same order against the same drawn negatives; a batch is made once
-for all of them. Pointwise logistic loss, Adam. A teacher's chances may stand in for part of the labels (distillation).
+for all of them. Pointwise logistic loss, Adam. A teacher's chances may stand in for part of the labels (distillation),
+and its order may be taught beside them (alignment.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.aif import Batch
+from models.alignment import Alignment, drawn_lists
 from models.examples import Batches, Examples
 from schemas.errors import BadInput
 
@@ -46,6 +48,7 @@ class Progress:
     step: int  #: from 1
     steps: int
     loss: float
+    model: str = ""  #: whose training it is, where several follow one another
 
 
 def fit(
@@ -56,12 +59,16 @@ def fit(
     seed: int,
     progress: Callable[[Progress], None] = lambda _: None,
     distillation: Distillation | None = None,
+    alignment: Alignment | None = None,
+    penalties: Mapping[str, Callable[[nn.Module], Tensor]] | None = None,
 ) -> dict[str, list[float]]:
     """Train the models side by side; the losses of each at every step.
 
-    `progress` hears of the last model. Raises BadInput naming the step at which a loss is not finite.
+    A model's penalty is a term that its loss has besides, computed after its forward pass. `progress` hears of the last
+    model. Raises BadInput naming the step at which a loss is not finite.
     """
     generator = np.random.default_rng(seed)
+    lists_generator = np.random.default_rng([seed, 1])  # its own: with or without lists, the same negatives
     optimizers = {
         name: torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
         for name, model in models.items()
@@ -75,13 +82,19 @@ def fit(
             chosen.sort()
             batch = batches.batch(known.take(chosen), generator)
             targets = _targets(batch, distillation)
+            lists = drawn_lists(batches, known.take(chosen), alignment, lists_generator) if alignment else None
             for name, model in models.items():
-                value = _step(model, optimizers[name], batch, targets)
+                loss = _loss(model, batch, targets)
+                if penalty := (penalties or {}).get(name):
+                    loss = loss + penalty(model)
+                if lists is not None and alignment is not None:
+                    loss = loss + alignment.weight * lists.loss(model(lists.batch))
+                value = _step(optimizers[name], loss)
                 losses[name].append(value)
                 if not np.isfinite(value):
                     raise BadInput(
-                        f"the loss is {value} at step {number} of {steps}: look for extreme prices or features "
-                        f"in the log, or lower the learning rate ({budget.learning_rate})"
+                        f"the loss of the {name} is {value} at step {number} of {steps}: look for extreme prices or "
+                        f"features in the log, or lower the learning rate ({budget.learning_rate})"
                     )
             progress(Progress(number, steps, losses[name][-1]))
     return losses
@@ -96,9 +109,12 @@ def _targets(batch: Batch, distillation: Distillation | None) -> Tensor:
     return torch.lerp(batch.labels, taught, distillation.share)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, targets: Tensor) -> float:
+def _loss(model: nn.Module, batch: Batch, targets: Tensor) -> Tensor:
     each = F.binary_cross_entropy_with_logits(model(batch), targets, reduction="none")  # [B, C]
-    loss = (each * batch.weights).sum() / batch.weights.sum()
+    return (each * batch.weights).sum() / batch.weights.sum()
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     value = loss.item()

@@ -1,4 +1,4 @@
-"""The body of POST /v1/rank, checked: what it may be, and a sentence for everything that it may not be."""
+"""A rank request, checked, from either body: JSON for people, binary (binary.py) for rankers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import numpy.typing as npt
 import orjson
 
 from schemas.errors import BadInput
-from schemas.ids import hashed_id
+from serving.binary import MOST_CANDIDATES, decode_request
+from serving.json_fields import EntityRef, entity_of, integer, kind_of, known_fields
+from serving.post_processing import NO_FILTERS, Filters
 
-__all__ = ["MOST_CANDIDATES", "EntityRef", "RankRequest", "entity_of"]
+__all__ = ["MOST_REQUESTS", "RankRequest", "parse_batch"]
 
-MOST_CANDIDATES: Final = 10_000
+#: Requests of one batch; their candidates together are at most MOST_CANDIDATES.
+MOST_REQUESTS: Final = 64
 
-#: An id as a request writes it: an int64, or a string that is hashed as at the producers' edge.
-EntityRef = int | str
-
-_FIELDS: Final = frozenset({"user_id", "candidates", "top_k", "at_ms"})
+_FIELDS: Final = frozenset({"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "filters"})
 _INT64: Final = range(-(2**63), 2**63)
 #: Times that windows can be read at (domain/windows.py).
 _TIMES_MS: Final = range(0, 2**62)
+_DEADLINES_MS: Final = range(1, 60_001)
+
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -31,93 +34,126 @@ class RankRequest:
 
     user: EntityRef
     user_id: int
-    candidates: list[EntityRef]  #: as written
-    candidate_ids: npt.NDArray[np.int64]  #: [n] the same as ids
-    duplicates: int
+    candidate_ids: Ids  #: [n] distinct
     top_k: int
     at_ms: int | None
+    deadline_ms: int | None = None  #: after this long, counted from the request's arrival, nobody waits for the answer
+    written: list[EntityRef] | None = None  #: [n] the candidates as written, where that is not their ids
+    places: Ids | None = None  #: [given] index in `candidate_ids` of every candidate given; None where all are distinct
+    in_request_order: bool = False
+    filters: Filters = NO_FILTERS
+
+    @property
+    def duplicates(self) -> int:
+        """Candidates given more than once."""
+        return 0 if self.places is None else len(self.places) - len(self.candidate_ids)
+
+    def reference(self, index: int) -> EntityRef:
+        """A candidate as it was written."""
+        return int(self.candidate_ids[index]) if self.written is None else self.written[index]
 
     @classmethod
     def parse(cls, body: bytes) -> RankRequest:
-        """Raises BadInput with a sentence that names the field."""
-        try:
-            fields = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise BadInput(f"the body is not JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise BadInput(f"the body must be a JSON object, not {_kind(fields)}")
-        if unknown := sorted(fields.keys() - _FIELDS):
-            raise BadInput(f"unknown field {unknown[0]!r}; fields are {', '.join(sorted(_FIELDS))}")
-        if "user_id" not in fields:
+        """A single request of a JSON body. Raises BadInput with a sentence that names the field."""
+        return cls.of(_json_object(body))
+
+    @classmethod
+    def of(cls, fields: Any, where: str = "the body") -> RankRequest:
+        """A request of a JSON value. Raises BadInput with a sentence that names the field."""
+        checked = known_fields(fields, _FIELDS, where)
+        if "user_id" not in checked:
             raise BadInput("field 'user_id' is missing: an integer or a string")
-        candidates, ids, duplicates = _candidates(fields)
+        ids, written, places = _candidates(checked)
         return cls(
-            user=fields["user_id"],
-            user_id=entity_of(fields["user_id"], "user_id"),
-            candidates=candidates,
+            user=checked["user_id"],
+            user_id=entity_of(checked["user_id"], "user_id"),
             candidate_ids=ids,
-            duplicates=duplicates,
-            top_k=min(_integer(fields, "top_k", len(ids), range(1, MOST_CANDIDATES + 1)), len(ids)),
-            at_ms=None if fields.get("at_ms") is None else _integer(fields, "at_ms", 0, _TIMES_MS),
+            top_k=min(integer(checked, "top_k", range(1, MOST_CANDIDATES + 1)) or len(ids), len(ids)),
+            at_ms=integer(checked, "at_ms", _TIMES_MS),
+            deadline_ms=integer(checked, "deadline_ms", _DEADLINES_MS),
+            written=written,
+            places=places,
+            filters=Filters.parse(checked.get("filters"), "filters"),
+        )
+
+    @classmethod
+    def from_binary(cls, body: bytes) -> RankRequest:
+        """A request of a binary body. Raises BadInput saying which field breaks which rule."""
+        asked = decode_request(body)
+        ids, places = _distinct(asked.candidates)
+        return cls(
+            user=asked.user_id,
+            user_id=asked.user_id,
+            candidate_ids=ids,
+            top_k=min(asked.top_k or len(ids), len(ids)),
+            at_ms=asked.at_ms,
+            deadline_ms=asked.deadline_ms or None,
+            places=places,
+            in_request_order=asked.in_request_order,
         )
 
 
-def entity_of(ref: Any, field: str) -> int:
-    """The int64 id that a reference means. Raises BadInput naming the field."""
-    if isinstance(ref, str):
-        if not ref:
-            raise BadInput(f"{field} must not be an empty string")
-        return hashed_id(ref)
-    # JSON's true and false are integers to Python.
-    if not isinstance(ref, int) or isinstance(ref, bool):
-        raise BadInput(f"{field} must be an integer or a string, not {_kind(ref)}")
-    if ref not in _INT64:
-        raise BadInput(f"{field} must be a 64-bit signed integer, {ref} is not")
-    return ref
+def parse_batch(body: bytes) -> list[RankRequest] | RankRequest:
+    """A JSON body: one request, or the list below `requests`. Raises BadInput naming the request and the field."""
+    fields = _json_object(body)
+    if "requests" not in fields:
+        return RankRequest.of(fields)
+    given = known_fields(fields, frozenset({"requests"}), "a batch")["requests"]
+    if not isinstance(given, list) or not 1 <= len(given) <= MOST_REQUESTS:
+        found = len(given) if isinstance(given, list) else kind_of(given)
+        raise BadInput(f"'requests' must be an array of 1 to {MOST_REQUESTS} requests, it is {found}")
+    requests = []
+    for index, each in enumerate(given):
+        try:
+            requests.append(RankRequest.of(each, "a request"))
+        except BadInput as error:
+            raise BadInput(f"requests[{index}]: {error}") from error
+    if (count := sum(len(each.candidate_ids) for each in requests)) > MOST_CANDIDATES:
+        raise BadInput(f"a batch has at most {MOST_CANDIDATES} candidates, this one {count}: send it in parts")
+    return requests
 
 
-def _candidates(fields: dict[str, Any]) -> tuple[list[EntityRef], npt.NDArray[np.int64], int]:
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"the body is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise BadInput(f"the body must be a JSON object, not {kind_of(fields)}")
+    return fields
+
+
+def _candidates(fields: dict[str, Any]) -> tuple[Ids, list[EntityRef] | None, Ids | None]:
+    """The distinct ids, how they were written where that differs, and the place of each candidate given."""
     refs = fields.get("candidates")
     if not isinstance(refs, list):
-        found = "missing" if refs is None else _kind(refs)
+        found = "missing" if refs is None else kind_of(refs)
         raise BadInput(f"field 'candidates' must be an array of ids, it is {found}")
     if not 1 <= len(refs) <= MOST_CANDIDATES:
         raise BadInput(f"'candidates' must have 1 to {MOST_CANDIDATES} ids, it has {len(refs)}")
-    if set(map(type, refs)) == {int}:
-        ids = refs if min(refs) in _INT64 and max(refs) in _INT64 else _checked(refs)
-    else:
-        ids = _checked(refs)
-    first_of = dict(zip(reversed(ids), reversed(refs), strict=True)) if len(set(ids)) < len(ids) else None
-    if first_of is None:
-        return refs, np.array(ids, dtype=np.int64), 0
-    distinct = list(dict.fromkeys(ids))
-    return [first_of[each] for each in distinct], np.array(distinct, dtype=np.int64), len(ids) - len(distinct)
+    plain = set(map(type, refs)) == {int} and min(refs) in _INT64 and max(refs) in _INT64
+    given = refs if plain else [entity_of(ref, f"candidates[{index}]") for index, ref in enumerate(refs)]
+    ids, places = _distinct(np.array(given, dtype=np.int64))
+    if plain:
+        return ids, None, places
+    if places is None:
+        return ids, refs, None
+    written: list[EntityRef] = [0] * len(ids)
+    for place, ref in zip(reversed(places.tolist()), reversed(refs), strict=True):
+        written[place] = ref  # from the end, so that the first of equal ones stays
+    return ids, written, places
 
 
-def _checked(refs: list[Any]) -> list[int]:
-    return [entity_of(ref, f"candidates[{index}]") for index, ref in enumerate(refs)]
+def _distinct(given: Ids) -> tuple[Ids, Ids | None]:
+    """Distinct ids in the order of their first places, and the index of each given one; None: all are distinct.
 
-
-def _integer(fields: dict[str, Any], name: str, default: int, allowed: range) -> int:
-    value = fields.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise BadInput(f"{name} must be an integer, not {_kind(value)}")
-    if value not in allowed:
-        raise BadInput(f"{name} must be {allowed.start} to {allowed.stop - 1}, not {value}")
-    return value
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
-    if value is None:
-        return "null"
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number with a fraction",
-        str: "a string",
-        list: "an array",
-    }
-    return names.get(type(value), "an object")
+    Sorting a copy finds out whether there is any repetition in 12 us for 4,000 ids; a set or `unique` takes 250.
+    """
+    ordered = np.sort(given)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return given, None
+    _, first, inverse = np.unique(given, return_index=True, return_inverse=True)
+    rank_of = np.empty(len(first), dtype=np.int64)
+    by_place = np.argsort(first)
+    rank_of[by_place] = np.arange(len(first))
+    return given[first[by_place]], rank_of[inverse]

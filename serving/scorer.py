@@ -7,9 +7,6 @@ inputs), inference (the user phase and the head), post-processing (validation an
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,29 +18,12 @@ from domain.user_features import user_inputs
 from schemas.errors import Corrupt
 from schemas.records import UserHead
 from serving.kernels import Floats, assemble, first_layer, input_width, rank, score
+from serving.stages import StageClock
 from serving.versions import Version
 
-__all__ = ["STAGES", "Ranked", "Scorer", "StageClock"]
-
-STAGES: Final = ("ingress", "feature_retrieval", "transform", "inference", "post_processing")
+__all__ = ["Ranked", "Scorer"]
 
 _FIRST_ROWS: Final = 1024
-
-
-class StageClock:
-    """Milliseconds spent in each stage of one request."""
-
-    def __init__(self) -> None:
-        self.ms: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.ms[stage] += (time.perf_counter() - start) * 1000
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ import uvicorn
 
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
+from serving.admission import Limits
 from serving.api import create_app
+from serving.connection import connection_class
 from serving.feed import Feed
 from serving.freshness import Freshness
 from serving.metrics import Metrics
@@ -48,16 +50,20 @@ def serve(deployment: Deployment, host: str, port: int, tables: Path | None, gat
     # uvicorn raises the signal again once it has drained; by default that would end the process before the feed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as workers:
-        app = create_app(Service(deployment, store, versions, progress, metrics), metrics, freshness, workers)
+    with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers:
+        service = Service(deployment, store, versions, progress, metrics, scorers=scorers)
+        limits = Limits()
         config = uvicorn.Config(
-            app,
+            create_app(service, metrics, freshness, limits),
             loop="uvloop",
-            http="httptools",
+            http=connection_class(limits),
+            ws="none",
             lifespan="off",
             access_log=False,
+            server_header=False,
             log_config=None,
             log_level=logging.WARNING,
+            timeout_keep_alive=int(limits.idle_s),
             timeout_graceful_shutdown=_DRAIN_S,
         )
         feed.start()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +19,19 @@ from domain.windows import WINDOWS
 from schemas.deployment import Deployment
 from schemas.errors import DecodeError, Unavailable
 from schemas.records import ACTIONS, UserHead
+from serving.answers import Answer
 from serving.metrics import Metrics
+from serving.post_processing import NO_FILTERS, Filters, check_scores
 from serving.progress import Progress
 from serving.rank_request import RankRequest
-from serving.scorer import Ranked, Scorer, StageClock
+from serving.scorer import Ranked, Scorer
+from serving.stages import StageClock
 from serving.store import Store
 from serving.versions import Version, Versions
 
 __all__ = ["Service"]
+
+_NOBODY: Final = np.empty(0, dtype=np.int64)
 
 
 class Service:
@@ -37,6 +44,8 @@ class Service:
         versions: Versions,
         progress: Progress,
         metrics: Metrics,
+        filters: Filters = NO_FILTERS,
+        scorers: Executor | None = None,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.versions = versions
@@ -44,36 +53,47 @@ class Service:
         self._deployment = deployment
         self._store = store
         self._metrics = metrics
+        self._filters = filters
+        self._scorers = scorers
         self._scorer = Scorer()
         self._wall_s = wall_s
 
-    def rank(self, request: RankRequest, clock: StageClock) -> dict[str, Any]:
-        """The answer to POST /v1/rank. Raises Unavailable, saying why, while no version is live."""
+    async def rank(self, request: RankRequest, clock: StageClock) -> Answer:
+        """`rank_here` on one of the threads that score, where there are any."""
+        if self._scorers is None:
+            return self.rank_here(request, clock)
+        return await asyncio.get_running_loop().run_in_executor(self._scorers, self.rank_here, request, clock)
+
+    def rank_here(self, request: RankRequest, clock: StageClock) -> Answer:
+        """Rank a request's candidates, in this thread.
+
+        Raises Unavailable, saying why, while no version is live, and where the request has waited beyond its deadline.
+        """
         version = self.versions.live  # once: everything below is of this version
         if version is None:
             raise Unavailable("; ".join(self.progress.not_ready(self.versions)))
+        if request.deadline_ms is not None and clock.total_ms() > request.deadline_ms:
+            raise Unavailable(f"waited longer than the request's deadline_ms of {request.deadline_ms}: not scored")
         at_ms = self._now_ms() if request.at_ms is None else request.at_ms
+        filters = self._filters.tightened(request.filters)
+        count = len(request.candidate_ids)
+        top_k = count if filters or request.in_request_order else request.top_k
         with clock.time("feature_retrieval"):
             head = self._head(request.user_id)
-        ranked = self._scorer.rank(version, head, request.candidate_ids, at_ms, request.top_k, clock)
+        ranked = self._scorer.rank(version, head, request.candidate_ids, at_ms, top_k, clock)
         with clock.time("post_processing"):
-            items = self._items(request, ranked)
-        self._count(request, ranked)
+            check_scores(ranked.scores, version.name)
+            order, left_out = ranked.order, _NOBODY
+            if filters:
+                wanted = count if request.in_request_order else request.top_k
+                order, left_out = filters.apply(order, request.candidate_ids, self._store.items.get, wanted)
+        self._count(request, ranked, len(left_out))
         age_ms = self.progress.age_ms(self._store)
-        return {
-            "model_version": version.name,
-            "user_id": request.user,
-            "user_known": head is not None,
-            "at_ms": at_ms,
-            "age_ms": None if age_ms is None else round(age_ms, 1),
-            "behaviours_used": ranked.behaviours_used,
-            "behaviours_missing": ranked.behaviours_missing,
-            "missing_items": ranked.missing,
-            "deleted_items": ranked.deleted,
-            "duplicates": request.duplicates,
-            "items": items,
-            "stages_ms": {stage: round(spent, 3) for stage, spent in clock.ms.items()},
-        }
+        return Answer(request, version.name, at_ms, age_ms, head is not None, ranked, order, left_out)
+
+    def as_json(self, answer: Answer, clock: StageClock) -> dict[str, Any]:
+        """A JSON answer, with the catalogue's titles."""
+        return answer.as_json(self._store.items.get, clock)
 
     def item(self, item_id: int) -> dict[str, Any] | None:
         """What is held of an item; None where nothing is."""
@@ -168,31 +188,22 @@ class Service:
         try:
             head = self._store.users.head(user_id)
         except DecodeError as error:
-            self._metrics.users.labels(error.reason).inc()
+            self._metrics.users[error.reason].inc()
             return None
-        self._metrics.users.labels("unknown" if head is None else "known").inc()
+        self._metrics.users["unknown" if head is None else "known"].inc()
         return head
 
-    def _items(self, request: RankRequest, ranked: Ranked) -> list[dict[str, Any]]:
-        order = ranked.order.tolist()
-        scores, known = ranked.scores[ranked.order].tolist(), ranked.known[ranked.order].tolist()
-        ids, item_of = request.candidate_ids.tolist(), self._store.items.get
-        answers = []
-        for index, score, is_known in zip(order, scores, known, strict=True):
-            answer = {"item_id": request.candidates[index], "score": score, "known": is_known}
-            if (item := item_of(ids[index])) and item.title is not None:
-                answer["title"] = item.title
-            answers.append(answer)
-        return answers
-
-    def _count(self, request: RankRequest, ranked: Ranked) -> None:
+    def _count(self, request: RankRequest, ranked: Ranked, filtered: int) -> None:
         metrics = self._metrics
         scored = len(ranked.scores) - ranked.missing - ranked.deleted
-        for outcome, count in (("scored", scored), ("missing", ranked.missing), ("deleted", ranked.deleted)):
-            metrics.candidates.labels(outcome).inc(count)
-        metrics.candidates.labels("duplicate").inc(request.duplicates)
-        metrics.behaviours.labels("used").inc(ranked.behaviours_used)
-        metrics.behaviours.labels("missing").inc(ranked.behaviours_missing)
+        for outcome, count in (
+            ("scored", scored), ("missing", ranked.missing), ("deleted", ranked.deleted), ("filtered", filtered),
+            ("duplicate", request.duplicates),
+        ):  # fmt: skip
+            if count:
+                metrics.candidates[outcome].inc(count)
+        metrics.behaviours["used"].inc(ranked.behaviours_used)
+        metrics.behaviours["missing"].inc(ranked.behaviours_missing)
 
     def _rows_of(self, item_id: int) -> list[dict[str, Any]]:
         """The item's N2O rows of the versions in use."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from domain.activity_events import ACTIVITY_DTYPE, check_item_activity
+from domain.activity_events import check_item_activity, unpacked_activity
 from domain.activity_row import ACTIVITY_WINDOWS, FINGERPRINT, NO_SNAPSHOT
 from domain.windows import LONGEST_MS, TILE_DTYPE, WINDOWS
 from schemas.deployment import Deployment
@@ -94,7 +94,7 @@ class ActivityOracle(Oracle):
     def accept(self, offset: int, decoded: Any) -> None:
         """See Oracle."""
         source = decoded["source_topic_id"], decoded["source_partition"]
-        for delta, item, time_ms, action in np.frombuffer(decoded["events"], dtype=ACTIVITY_DTYPE).tolist():
+        for delta, item, time_ms, action in unpacked_activity(decoded).tolist():
             if decoded["first_offset"] + delta >= self.next_offset.get(source, 0):
                 self.take(item, time_ms, action)
         self.next_offset[source] = max(self.next_offset.get(source, 0), decoded["next_offset"])

@@ -16,8 +16,10 @@ from quixstreams import Application, State
 from bench.job import Job, Stopwatch
 from bench.plain_fold import counted, new_row
 
+__all__ = ["Progress", "application"]
 
-class _Progress:
+
+class Progress:
     """Counts processed records, and reports once the checkpoint behind the last one is committed."""
 
     def __init__(self, job: Job) -> None:
@@ -27,6 +29,7 @@ class _Progress:
         self.changelog = ""
 
     def __call__(self, topic: str, partition: int, offset: int) -> None:
+        """Count one record; after the last the application stops behind a checkpoint."""
         self._left -= 1
         if self._left == 0:
             assert self.app is not None
@@ -42,10 +45,15 @@ class _Progress:
             self.app.stop()
 
 
-def main(job: Job) -> None:
-    """Count all records of the job."""
-    progress = _Progress(job)
-    exactly_once = bool(job.options.get("exactly_once"))
+def application(
+    job: Job, progress: Progress, *, most_queued_messages: int = 100_000, exactly_once: bool = False
+) -> Application:
+    """The tuned application that every rival of Quix Streams runs as; `progress` learns of its records.
+
+    `most_queued_messages` bounds the producer's queue (`queue.buffering.max.messages`). Each rival says how many it is
+    best served with: quix.py, whose checkpoint sends the rows of all keys at once, has room for five times as many as
+    librdkafka's default, so that it never waits for the broker in the middle of one; quix_window.py keeps the default.
+    """
     app = Application(
         broker_address=job.bootstrap_servers,
         consumer_group=f"{job.prefix}quix",
@@ -58,11 +66,19 @@ def main(job: Job) -> None:
             "linger.ms": 20,
             "batch.size": 1 << 19,
             "compression.type": "lz4",
-            "queue.buffering.max.messages": 500_000,
+            "queue.buffering.max.messages": most_queued_messages,
         },
         on_message_processed=progress,
     )
     progress.app = app
+    return app
+
+
+def main(job: Job) -> None:
+    """Count all records of the job."""
+    progress = Progress(job)
+    exactly_once = bool(job.options.get("exactly_once"))
+    app = application(job, progress, most_queued_messages=500_000, exactly_once=exactly_once)
     topic = app.topic(job.topic, key_deserializer="bytes", value_deserializer="bytes")
     start = progress.watch.start
 

@@ -1,36 +1,23 @@
 """Quix Streams: one sliding window of an hour, counting events per user, and nothing else.
 
-As its documentation writes it, with the settings of quix.py. Its window takes the event time from the records, which
+As its documentation writes it, as the application of quix.py. Its window takes the event time from the records, which
 are the same Avro user events that our worker reads; decoding them is the same library's work for both.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from quixstreams import Application
-
 from bench.job import Job
-from bench.rivals.quix import _Progress
+from bench.rivals.quix import Progress, application
 from schemas.codec import codec
 
 
 def main(job: Job) -> None:
     """Count all records of the job."""
-    progress = _Progress(job)
-    app = Application(
-        broker_address=job.bootstrap_servers,
-        consumer_group=f"{job.prefix}quix",
-        auto_offset_reset="earliest",
-        state_dir=Path(job.folder) / "quix",
-        loglevel="WARNING",
-        consumer_extra_config={"queued.min.messages": 100_000, "fetch.wait.max.ms": 100},
-        producer_extra_config={"linger.ms": 20, "batch.size": 1 << 19, "compression.type": "lz4"},
-        on_message_processed=progress,
-    )
-    progress.app = app
+    progress = Progress(job)
+    app = application(job, progress)
     decode, start = codec("user_event").decode, progress.watch.start
 
     def event_time(value: Any, headers: Any, timestamp: float, kind: Any) -> int:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+from cli.code_version import code_version
 from cli.main import main
+from schemas.codec import codec
 
 
 def _aif(*arguments: object) -> Result:
@@ -29,8 +31,10 @@ def test_train_writes_an_artifact_that_inspects_and_checks(mapping: Path, tmp_pa
     checked = _aif("artifact", "check", result["folder"])
     assert (checked.exit_code, result["version"] in checked.stdout) == (0, True)
 
-    again = _aif("train", "--dataset", mapping, "--epochs", 1, "--out", tmp_path / "again")
+    state = tmp_path / "weights.npz"
+    again = _aif("train", "--dataset", mapping, "--epochs", 1, "--out", tmp_path / "again", "--state", state)
     assert result["version"] in again.stdout
+    assert result["version"] in _aif("artifact", "export", state, "--out", tmp_path / "exported").stdout
 
     head = Path(result["folder"]) / "head.npz"
     head.write_bytes(head.read_bytes()[:-1])
@@ -39,9 +43,27 @@ def test_train_writes_an_artifact_that_inspects_and_checks(mapping: Path, tmp_pa
     assert "head.npz" in refused.stderr
 
 
+def test_a_manifest_says_how_the_model_was_made(mapping: Path, tmp_path: Path) -> None:
+    """Data window, every option, calibration, teacher, code and schemas are in the manifest of a taught model."""
+    done = _aif("train", "--dataset", mapping, "--epochs", 1, "--distill", "--align", 0.25, "--json", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    shown = json.loads(_aif("artifact", "inspect", json.loads(done.stdout)["folder"], "--json").stdout)["training"]
+    assert (shown["distill"], shown["align"], shown["seed"], shown["held_out"]) == (0.5, 0.25, 1, 0.1)
+    window = [shown[f"{name}_ms"] for name in ("first_event", "trained_from", "judged_from", "last_event")]
+    assert window == sorted(window) and window[0] == 1_700_000_000_000
+    assert shown["calibration"] is None or shown["calibration"]["slope"] > 0
+    assert 0 <= shown["metrics"]["teacher_gauc"] <= 1
+    assert shown["code"] == code_version()
+    assert shown["schemas"]["user_event"] == codec("user_event").fingerprint.hex()
+
+
 def test_missing_inputs_are_named(tmp_path: Path) -> None:
     """An unknown data set and a folder without an artifact end with exit code 2 and one line that says which."""
-    for arguments in (["train", "--dataset", "nowhere"], ["artifact", "check", tmp_path]):
+    for arguments in (
+        ["train", "--dataset", "nowhere"],
+        ["artifact", "check", tmp_path],
+        ["artifact", "export", tmp_path / "nothing.npz"],
+    ):
         refused = _aif(*arguments)
         assert refused.exit_code == 2
         assert refused.stderr.startswith("aif: ") and refused.stderr.count("\n") == 1

@@ -77,7 +77,7 @@ def test_draws_are_of_the_past() -> None:
     events = [("user", user_event(n, n, n, 1000 * n + 1)) for n in range(50)]
     log = Log.of([*updates, *events], _CONFIG)
     positions = np.repeat(np.arange(1, 50), 20)
-    drawn = Batches(log, _CONFIG, negatives=4)._drawn(positions, np.random.default_rng(1))
+    drawn = Batches(log, _CONFIG, negatives=4)._drawn(positions, 4, np.random.default_rng(1))
     assert (drawn[:, 0::2] < positions[:, None]).all()
     assert (drawn[:, 1::2] <= positions[:, None]).all()
     assert (drawn[:, 1::2] == positions[:, None]).any()

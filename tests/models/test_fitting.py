@@ -58,3 +58,19 @@ def test_a_student_learns_what_its_teacher_thinks(log: Log, config: ModelConfig)
             with torch.no_grad():
                 means.append(float(model(batch).mean()))
     assert means[1] > 1 > means[0]
+
+
+def test_a_penalty_is_part_of_one_models_loss(log: Log, config: ModelConfig) -> None:
+    """A penalty on its bridges makes that model's bridges small, and leaves a model beside it as it was."""
+    known = examples_of(log).take(slice(0, 300))
+
+    def lengths(penalised: bool) -> tuple[float, float]:
+        with reproducible(1, 1):
+            models: dict[str, nn.Module] = {"plain": AIF(config), "penalised": AIF(config)}
+            penalties = {"penalised": lambda model: model.tower.bridges.square().sum()} if penalised else None
+            fit(models, Batches(log, config, 2), known, _BUDGET, 1, penalties=penalties)
+            plain, other = (float(model.tower.bridges.detach().norm()) for model in models.values())  # type: ignore[union-attr]
+        return plain, other
+
+    (plain, other), (same, smaller) = lengths(False), lengths(True)
+    assert (same, smaller < 0.99 * other) == (plain, True)

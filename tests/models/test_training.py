@@ -49,6 +49,34 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_step(log: Log, config: Mo
         train(log, config, TrainingOptions(epochs=2, learning_rate=1e30, batch_size=64, max_examples=600))
 
 
+def test_a_taught_model_says_who_taught_it(log: Log, config: ModelConfig) -> None:
+    """With distillation or alignment the ranker is trained first, is judged, and changes what the model becomes."""
+    short = TrainingOptions(epochs=1, max_examples=600, batch_size=128)
+    seen: list[str] = []
+    models = []
+    for options in (short, dataclasses.replace(short, distill=0.5), dataclasses.replace(short, align=1.0)):
+        found = train(log, config, options, lambda at: seen.append(at.model))
+        models.append(found.model.head.third.weight)
+        taught = options is not short
+        assert ("teacher_gauc" in found.metrics) == taught
+        assert list(dict.fromkeys(seen)) == (["teacher", "model"] if taught else ["model"])
+        seen.clear()
+    assert not any(torch.equal(models[0], each) for each in models[1:])
+
+
+def test_chances_are_calibrated_and_nothing_else_changes(log: Log, config: ModelConfig, trained: Trained) -> None:
+    """Calibration leaves AUC and GAUC alone and makes held-out chances at least as likely; it can be left out."""
+    options = TrainingOptions(epochs=1, max_examples=600, batch_size=128, learning_rate=2e-2)
+    plain = train(log, config, dataclasses.replace(options, calibrate=False))
+    calibrated = train(log, config, options)
+    assert plain.calibration is None and calibrated.calibration is not None
+    folded = calibrated.calibration.slope * plain.model.head.third.weight
+    assert torch.equal(calibrated.model.head.third.weight, folded)
+    assert calibrated.metrics["gauc"] == pytest.approx(plain.metrics["gauc"])
+    assert calibrated.metrics["logloss"] < plain.metrics["logloss"] + 0.01
+    assert trained.metrics["calibration_error"] < 0.1
+
+
 @pytest.mark.parametrize("events", [0, 1, 2])
 def test_too_short_a_log_is_refused(events: int, config: ModelConfig) -> None:
     """A log without enough examples to split is refused with their number."""
@@ -58,7 +86,9 @@ def test_too_short_a_log_is_refused(events: int, config: ModelConfig) -> None:
         train(Log.of(entries, config), config)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"max_examples": 1}, {"held_out": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"max_examples": 1}, {"held_out": 1.0}, {"distill": 1.5}, {"align": -1.0}]
+)
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
     """Options that cannot be are refused by name."""
     with pytest.raises(BadInput, match=next(iter(wrong))):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from serving.metrics import Metrics
 from serving.progress import Progress
 from serving.rank_request import RankRequest
 from serving.service import Service
+from serving.stages import StageClock
 from serving.store import Store, TablePartition
 from serving.versions import Versions, load_model
 
@@ -254,6 +254,11 @@ class World:
         """Apply changelog rows to partition 0 of a table."""
         return self.store.apply(TablePartition(table, 0), *rows)
 
+    def rank(self, candidates: Iterable[int], **fields) -> dict:
+        """The JSON answer to a request of user 1, as data."""
+        clock = StageClock()
+        return self.service.as_json(self.service.rank_here(plain_request(candidates, **fields), clock), clock)
+
     def go_live(self, artifact: Artifact, ids: Iterable[int], seed: int = 0) -> np.ndarray:
         """Announce, load and fill a version, and make it live; returns its records."""
         records = n2o_records(artifact.manifest.version_tag, ids, seed)
@@ -301,5 +306,4 @@ def world() -> World:
 @pytest.fixture
 def client(world: World):
     """HTTP access to the world."""
-    with ThreadPoolExecutor(2) as workers:
-        yield Client(create_app(world.service, world.metrics, world.freshness, workers))
+    return Client(create_app(world.service, world.metrics, world.freshness))

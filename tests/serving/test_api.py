@@ -10,8 +10,8 @@ import pytest
 from domain.n2o import Flag
 from schemas.errors import Unavailable
 from schemas.ids import entity_key, hashed_id
-from serving.api import MOST_BODY_BYTES
-from serving.scorer import STAGES
+from serving.admission import Limits
+from serving.stages import STAGES
 from tests.serving.conftest import NOW_MS, item_rows, n2o_records, n2o_rows, user_rows, watermark_row
 
 ITEMS = range(100, 120)
@@ -48,7 +48,7 @@ def test_rank_answers_with_scores_and_what_was_known(live, client) -> None:
     assert all(item["title"] == f"item {item['item_id']}" and item["known"] for item in body["items"])
     assert {name: body[name] for name in body if name not in ("items", "stages_ms", "model_version")} == {
         "user_id": USER, "user_known": True, "at_ms": NOW_MS, "age_ms": body["age_ms"], "behaviours_used": 2,
-        "behaviours_missing": 1, "missing_items": 1, "deleted_items": 0, "duplicates": 0,
+        "behaviours_missing": 1, "missing_items": 1, "deleted_items": 0, "filtered_items": 0, "duplicates": 0,
     }  # fmt: skip
     assert list(body["stages_ms"]) == list(STAGES)
     timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))
@@ -138,7 +138,7 @@ def test_too_many_candidates_and_too_large_bodies_are_refused(live, client) -> N
     """The bound on candidates is 10,000, that on bytes 1 MiB: just below both still answers."""
     assert "it has 10001" in problem(client.rank(user_id=1, candidates=list(range(10_001))), 400)
     assert client.rank(user_id=1, candidates=list(range(10_000)), top_k=1).status_code == 200
-    large = b'{"user_id":1,"candidates":[1]' + b" " * (MOST_BODY_BYTES - 30) + b"}"
+    large = b'{"user_id":1,"candidates":[1]' + b" " * (Limits.body_bytes - 30) + b"}"
     assert client.send("POST", "/v1/rank", content=large).status_code == 200
     assert "larger than 1048576 bytes" in problem(client.send("POST", "/v1/rank", content=large + b"  "), 413)
 
@@ -255,7 +255,7 @@ def test_metrics_cover_requests_state_and_freshness(live, client) -> None:
     for line in (
         'aif_requests_total{route="/v1/rank",status="200"} 1.0',
         'aif_requests_total{route="/v1/rank",status="400"} 1.0',
-        'aif_rank_stage_seconds_count{stage="inference"} 1.0',
+        f'aif_rank_stage_seconds_count{{outcome="ok",stage="inference",version="{name}"}} 1.0',
         'aif_candidates_total{outcome="scored"} 1.0',
         'aif_behaviours_total{outcome="missing"} 1.0',
         f'aif_slab_rows{{version="{name}"}} 20.0',
@@ -283,10 +283,10 @@ def test_a_fault_of_the_server_is_a_problem_and_not_a_page(live, client, monkeyp
     def away(*_):
         raise Unavailable("not now")
 
-    monkeypatch.setattr(live.service, "rank", broken)
+    monkeypatch.setattr(live.service, "rank_here", broken)
     detail = problem(client.rank(user_id=1, candidates=[1]), 500)
     assert "RuntimeError" in detail and "secret" not in detail
-    monkeypatch.setattr(live.service, "rank", away)
+    monkeypatch.setattr(live.service, "rank_here", away)
     assert problem(client.rank(user_id=1, candidates=[1]), 503) == "not now"
 
 

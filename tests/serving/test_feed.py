@@ -20,14 +20,12 @@ from schemas.deployment import Deployment
 from schemas.ids import WATERMARK_KEY, entity_id
 from serving.feed import Feed
 from serving.local_tables import CHANGELOG_OFFSET_KEY
-from serving.scorer import StageClock
 from tests.serving.conftest import (
     NOW_MS,
     World,
     item_rows,
     n2o_records,
     n2o_rows,
-    plain_request,
     user_rows,
     watermark_row,
 )
@@ -107,7 +105,7 @@ def test_with_local_tables_it_serves_without_a_broker(world, make_artifact, tmp_
     )
     feed.start()
     until(lambda: world.versions.live, within_s=10)
-    answer = world.service.rank(plain_request(ITEMS), StageClock())
+    answer = world.rank(ITEMS)
     feed.stop()
     assert answer["model_version"] == artifact.version
     assert (answer["missing_items"], answer["behaviours_used"]) == (0, 2)
@@ -174,7 +172,7 @@ class Writer:
 
 def answer(world: World, **fields) -> dict:
     """What /v1/rank says of the items to user 1."""
-    return world.service.rank(plain_request(ITEMS, **fields), StageClock())
+    return world.rank(ITEMS, **fields)
 
 
 @pytest.mark.broker

@@ -7,7 +7,8 @@ from domain.lsh import similarity
 from domain.n2o import Flag
 from domain.user_row import behaviours_of, window_counts
 from schemas.errors import Corrupt
-from serving.scorer import STAGES, Scorer, StageClock
+from serving.scorer import Scorer
+from serving.stages import STAGES, StageClock
 from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, tiny_head, tiny_weights, user_rows
 
 USER = 77

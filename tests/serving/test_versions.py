@@ -11,7 +11,6 @@ import pytest
 
 from domain.artifact import HEAD, MANIFEST, sha256
 from schemas.errors import ArtifactError
-from serving.scorer import StageClock
 from serving.user_phase import UserPhase
 from serving.versions import load_model
 from tests.serving.conftest import (
@@ -20,7 +19,6 @@ from tests.serving.conftest import (
     item_rows,
     n2o_records,
     n2o_rows,
-    plain_request,
     tiny_graph,
     tiny_head,
 )
@@ -191,7 +189,7 @@ def test_a_request_keeps_its_version_through_a_flip(world, make_artifact, monkey
     old, new = make_artifact(1), make_artifact(2)
     world.apply("items", item_rows(ITEMS))
     world.go_live(old, ITEMS, seed=1)
-    before = world.service.rank(plain_request(ITEMS), StageClock())
+    before = world.rank(ITEMS)
     original = UserPhase.run
 
     def flip_then_run(self, *arguments):
@@ -200,8 +198,8 @@ def test_a_request_keeps_its_version_through_a_flip(world, make_artifact, monkey
         return original(self, *arguments)
 
     monkeypatch.setattr(UserPhase, "run", flip_then_run)
-    during = world.service.rank(plain_request(ITEMS), StageClock())
-    after = world.service.rank(plain_request(ITEMS), StageClock())
+    during = world.rank(ITEMS)
+    after = world.rank(ITEMS)
     assert during["model_version"] == old.version
     assert during["items"] == before["items"]
     assert after["model_version"] == new.version
@@ -218,7 +216,7 @@ def test_no_answer_mixes_versions_while_they_flip(world, make_artifact) -> None:
 
     def asking() -> None:
         while not stop.is_set():
-            answer = world.service.rank(plain_request(ITEMS), StageClock())
+            answer = world.rank(ITEMS)
             answers.append((answer["model_version"], str(answer["items"])))
 
     threads = [threading.Thread(target=asking) for _ in range(2)]
@@ -228,7 +226,7 @@ def test_no_answer_mixes_versions_while_they_flip(world, make_artifact) -> None:
     for artifact in artifacts:
         if world.versions.live.name != artifact.version:
             world.go_live(artifact, ITEMS, seed=artifact.seed)
-        expected[artifact.version] = str(world.service.rank(plain_request(ITEMS), StageClock())["items"])
+        expected[artifact.version] = str(world.rank(ITEMS)["items"])
     stop.set()
     for thread in threads:
         thread.join()

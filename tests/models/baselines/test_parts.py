@@ -14,7 +14,7 @@ from models.baselines.parts import Attention, Baseline, BaselineConfig
 from models.baselines.ranker import Ranker
 from models.baselines.two_tower import TwoTower
 from models.config import ModelConfig
-from models.fitting import _step
+from models.fitting import _loss, _step
 
 
 def _made(name: str, config: ModelConfig, sizes: BaselineConfig) -> torch.nn.Module:
@@ -34,7 +34,7 @@ def test_a_model_can_learn_a_toy_set(name: str, toy: Batch, config: ModelConfig,
     """Every model, given enough steps, tells the positives of a handful of users from their negatives."""
     model = _made(name, config, sizes)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    losses = [_step(model, optimizer, toy, toy.labels) for _ in range(100)]
+    losses = [_step(optimizer, _loss(model, toy, toy.labels)) for _ in range(100)]
     assert losses[-1] < 0.1 * losses[0]
     with torch.no_grad():
         assert ((model(toy) > 0) == (toy.labels > 0)).all()

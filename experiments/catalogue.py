@@ -1,0 +1,35 @@
+"""The questions, by the name that `aif experiment` takes; loading one imports what it needs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+if TYPE_CHECKING:  # both take a second to import, and listing the questions needs neither
+    from matplotlib.figure import Figure
+
+    from experiments.measured import Report, Settings
+
+__all__ = ["QUESTIONS", "Experiment", "load"]
+
+QUESTIONS: Final = {
+    "neighbours": "How well do signatures of titles and pictures keep an item's neighbours, without any training?",
+}
+
+
+class Experiment(Protocol):
+    """What a question's module holds."""
+
+    def run(self, settings: Settings, report: Report) -> dict[str, Any]:
+        """Measure; JSON values alone."""
+
+    def tables(self, found: dict[str, Any]) -> str:
+        """Markdown tables of what `run` gave."""
+
+    def figure(self, found: dict[str, Any]) -> Figure:
+        """A figure of what `run` gave."""
+
+
+def load(name: str) -> Experiment:
+    """The module of a question of QUESTIONS."""
+    return cast(Experiment, importlib.import_module(f"experiments.{name}"))
