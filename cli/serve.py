@@ -27,16 +27,25 @@ from schemas.deployment import Deployment
     type=click.FloatRange(0, 1),
     help="Share of live items that must have rows of a new model before it answers.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 32),
+    help="Processes that score, beside the feeder.",
+)
 @deployment_options
-def command(deployment: Deployment, host: str, port: int, tables: Path | None, gate: float) -> None:
+def command(deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int) -> None:
     """Score candidates over HTTP from what the workers have made of items and users.
 
-    Holds everything it needs in memory and follows the changelogs: answers also while the broker is away.
+    One process follows the changelogs and keeps all rows under <data-dir>/serving; those that score map them. Answers
+    go on while the broker is away, and a restart reads only what is new.
 
     \b
     Examples:
       aif serve
       aif serve --port 9000 --tables .aif/tables
+      aif serve --workers 4
       curl -s 127.0.0.1:8080/readyz
       curl -s 127.0.0.1:8080/v1/rank -d '{"user_id": 42, "candidates": [1, 2, 3], "top_k": 2}'
     """
@@ -49,4 +58,4 @@ def command(deployment: Deployment, host: str, port: int, tables: Path | None, g
     # aiokafka logs every failed attempt to connect; the feed says once what is wrong and what to do.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     local = deployment.data_dir / "tables"
-    serve(deployment, host, port, tables or (local if local.is_dir() else None), gate)
+    serve(deployment, host, port, tables or (local if local.is_dir() else None), gate, workers)

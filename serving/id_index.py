@@ -57,7 +57,8 @@ class IdIndex:
         self._used += claim(self.entries, ids, places)
         before = self.entries[places, 1]
         publish(header, self.entries, places, np.where(slots < 0, REMOVED, slots + FIRST_SLOT))
-        return before[before >= FIRST_SLOT] - FIRST_SLOT
+        held: Ids = before[before >= FIRST_SLOT] - FIRST_SLOT
+        return held
 
     def live(self) -> tuple[Ids, Ids]:
         """All ids that are there ([n] int64), and their slots."""

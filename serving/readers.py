@@ -48,12 +48,11 @@ class Readers:
         lines = self.board[FIRST_LINE:].reshape(-1, READER_WORDS)
         with locked(self._path):
             owners = lines[:, _OWNER].tolist()
-            for wanted in (lambda owner: not owner, lambda owner: not process_lives(owner)):
-                for row, owner in enumerate(owners):
-                    if wanted(owner):
-                        lines[row, ANNOUNCED] = 0
-                        lines[row, _OWNER] = os.getpid()
-                        return _Line(self.board, FIRST_LINE + row * READER_WORDS)
+            row = owners.index(0) if 0 in owners else _abandoned(owners)
+            if row is not None:
+                lines[row, ANNOUNCED] = 0
+                lines[row, _OWNER] = os.getpid()
+                return _Line(self.board, FIRST_LINE + row * READER_WORDS)
         raise Unavailable(f"{_MOST_READERS} threads of this host read at once: no line of {self._path} is free")
 
 
@@ -68,6 +67,11 @@ class _Line:
     def __del__(self) -> None:
         if self.process == os.getpid():  # not in a forked copy
             self._board[self.word + _OWNER] = 0
+
+
+def _abandoned(owners: list[int]) -> int | None:
+    """The line of a process that is gone."""
+    return next((row for row, owner in enumerate(owners) if not process_lives(owner)), None)
 
 
 def process_lives(process: int) -> bool:

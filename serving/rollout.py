@@ -53,6 +53,12 @@ class Rollout:
         self._sort_slabs(announced)
         return True
 
+    def may_take_over(self, announced: list[int]) -> bool:
+        """Whether this state can answer in the place of another one: with the version that is live, or a newer one."""
+        live = self._control.live
+        wanted = {live, *announced[announced.index(live) if live in announced else 0 :]} - {0}
+        return not live or any(self._is_covered(tag) for tag in wanted)
+
     def _is_covered(self, candidate: int) -> bool:
         """Whether a version has the rows that it needs, noting since when."""
         store = self._writer.store

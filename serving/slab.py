@@ -157,7 +157,7 @@ class SlabWriter:
         self._file, self._epochs = file, epochs
         epochs.advance()
         epochs.revoke(epochs.now)  # which places the writer before gave up is not known: nobody may go on reading them
-        ids, slots = file.checked()
+        slots = file.checked()
         if file.header[kernel.PUBLISHING] & 1:  # the writer before was killed there
             file.header[kernel.PUBLISHING] += 1
         self._generation = int(file.header[GENERATION])

@@ -58,7 +58,7 @@ class SlabFile:
         sparse_file(path.with_suffix(".sums"), 8 * reserved)
         sparse_file(_index_path(path, 0), 16 * entries_for(0))
         words = mapped_words(made, writable=True)
-        words[: _FIXED_WORDS - 1] = [_MAGIC, 1, stride, np.uint64(tag).view(np.int64), reserved]
+        words[: _FIXED_WORDS - 1] = [_MAGIC, 1, stride, int(np.uint64(tag).view(np.int64)), reserved]
         words[_FIXED_WORDS - 1] = checksum(words[: _FIXED_WORDS - 1].view(np.uint64))
         made.rename(path)  # last: who finds the slab finds all of it
         return cls.open(path, writable=True)
@@ -105,8 +105,8 @@ class SlabFile:
         for path in self.path.parent.glob(f"{self.path.stem}.*"):
             path.unlink(missing_ok=True)
 
-    def checked(self) -> tuple[Words, Words]:
-        """Ids and slots of the current index ([n], [n] int64), every record checked; sets the counts.
+    def checked(self) -> Words:
+        """The slots of the current index ([n] int64), every record checked; sets the counts.
 
         Raises Corrupt naming the first record that is not what the index says.
         """
@@ -119,7 +119,7 @@ class SlabFile:
         if bad >= 0:
             raise Corrupt(f"{self.path}: record {slots[bad]} is not item {ids[bad]}'s as written; it is rebuilt")
         self.header[COUNT], self.header[SERVABLE] = len(ids), servable
-        return ids, slots
+        return slots
 
 
 def _index_path(path: Path, generation: int) -> Path:

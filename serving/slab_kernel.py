@@ -19,8 +19,9 @@ from domain.compiled import njit
 
 __all__ = [
     "ANNOUNCED", "BUSY", "COUNT", "DAMAGED", "DONE", "EMPTY", "EPOCH", "FIRST_SLOT", "GENERATION", "PUBLISHING",
-    "READER_WORDS", "REMAP", "REMOVED", "REVOKED", "REVOKED_TICKET", "SERVABLE", "TICKET", "check_rows", "checksum", "claim", "copy",
-    "enter", "fence", "find", "find_one", "gather", "leave", "locate", "publish", "write_rows",
+    "READER_WORDS", "REMAP", "REMOVED", "REVOKED", "REVOKED_TICKET", "SERVABLE", "TICKET", "check_rows",
+    "checksum", "claim", "copy", "enter", "fence", "find", "find_one", "gather", "leave", "locate",
+    "publish", "write_rows",
 ]  # fmt: skip
 
 Words = npt.NDArray[np.int64]
@@ -127,7 +128,7 @@ def leave(board: Words, reader: int) -> bool:
 @njit(nogil=True)
 def _home(item: int, size: int) -> int:
     mixed = np.uint64(item) * _MIX
-    return np.int64((mixed ^ (mixed >> _HALF)) & np.uint64(size - 1))
+    return np.int64((mixed ^ (mixed >> _HALF)) & np.uint64(size - 1))  # type: ignore[return-value]
 
 
 @njit(nogil=True)
@@ -203,13 +204,11 @@ def checksum(row: npt.NDArray[np.uint64]) -> int:
     for word in range(len(row)):
         mixed = (mixed ^ row[word]) * _MIX
         mixed ^= mixed >> _HALF
-    return np.int64(mixed | np.uint64(1))
+    return np.int64(mixed | np.uint64(1))  # type: ignore[return-value]
 
 
 @njit(nogil=True)
-def write_rows(
-    rows: npt.NDArray[np.uint64], sums: Words, slots: Words, records: npt.NDArray[np.uint64]
-) -> None:
+def write_rows(rows: npt.NDArray[np.uint64], sums: Words, slots: Words, records: npt.NDArray[np.uint64]) -> None:
     """Put records ([n, words]) and their checksums into slots that nobody reads."""
     for row in range(len(slots)):
         rows[slots[row]] = records[row]
@@ -218,9 +217,7 @@ def write_rows(
 
 
 @njit(nogil=True)
-def check_rows(
-    rows: npt.NDArray[np.uint64], sums: Words, tag: np.uint64, ids: Words, slots: Words
-) -> tuple[int, int]:
+def check_rows(rows: npt.NDArray[np.uint64], sums: Words, tag: np.uint64, ids: Words, slots: Words) -> tuple[int, int]:
     """Of records that an index names: the first that is not as it was written, -1 if all are; and how many servable."""
     servable = 0
     for row in range(len(slots)):

@@ -56,7 +56,7 @@ class StateFolder:
         return self.folder / f"state-{number}"
 
     def lock(self) -> int | None:
-        """Become the one that writes; the descriptor that holds the lock until it is closed, None where another has it."""
+        """Become the one that writes: a descriptor that holds the lock while it is open; None where another has it."""
         descriptor = os.open(self.folder / "feeder.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,6 +80,18 @@ class StateFolder:
             raise
         _sign(store, clean=False)
         return number, store
+
+    def open_or_create(self) -> tuple[int, Store]:
+        """The current state, to write; a new one in its place where there is none that may be trusted."""
+        try:
+            found = self.open_current()
+        except Corrupt as error:
+            _log.error("%s. Another state is made from tables and changelogs", error)
+            found = None
+        if found is None:
+            found = self.create()
+            self.make_current(found[0])
+        return found
 
     def create(self) -> tuple[int, Store]:
         """An empty state, to write, with a number that none has had."""

@@ -54,18 +54,23 @@ class Store:
         self.rows = RowsDb(folder / _ROWS_FILE, writable)
         self.items = ItemStore(self.rows)
         self.users = UserStore(self.rows)
-        self.refused: Counter[tuple[str, str]] = Counter()  #: rows left out, by (table, reason)
+        self.refused: Counter[tuple[str, str]] = Counter()  #: rows that the feeder left out, by (table, reason)
         self._slabs: dict[int, Slab] = {}
         self._lock = threading.Lock()
 
     @property
     def slabs(self) -> dict[int, Slab]:
-        """The slabs that there are, by version tag. Those that were dropped are let go of."""
-        there = {int(path.stem, 16) for path in self.folder.glob("*.slab")}
+        """The slabs that there are, by version tag."""
+        tags = self.let_go()
+        return {tag: slab for tag in tags if (slab := self.slab(tag))}
+
+    def let_go(self) -> list[int]:
+        """Let go of slabs whose files were dropped; the tags of those that are there."""
+        there = sorted(int(path.stem, 16) for path in self.folder.glob("*.slab"))
         with self._lock:
-            for tag in self._slabs.keys() - there:
+            for tag in self._slabs.keys() - set(there):
                 del self._slabs[tag]
-        return {tag: slab for tag in sorted(there) if (slab := self.slab(tag))}
+        return there
 
     def slab(self, tag: int) -> Slab | None:
         """The slab of a version, None where no row of it has come, or it was dropped before it was opened."""

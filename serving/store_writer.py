@@ -7,6 +7,7 @@ applies the batch again, which changes nothing. One thread of one process may ap
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Final, cast
@@ -23,7 +24,10 @@ from serving.rows_db import Writing
 from serving.slab import SlabWriter
 from serving.store import CLOCK, ITEMS, N2O, USERS, Store, TablePartition, mark_key, slab_path
 
-__all__ = ["StoreWriter"]
+__all__ = ["MODELS", "StoreWriter"]
+
+#: The topic that announces versions; it has a mark as the tables have.
+MODELS: Final = "model-versions"
 
 _ENTITY_KEY_BYTES: Final = 8
 #: Slabs held at once: the live version, the one that fills, and room for rows of versions not announced yet.
@@ -38,12 +42,14 @@ class StoreWriter:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.kept: frozenset[int] = frozenset()  #: tags of versions that are live or becoming so
+        self.refused: Counter[tuple[str, str]] = Counter()  #: rows left out, by (table, reason)
         self._epochs = Epochs(store.readers.board)
         self.slabs = {
             int(path.stem, 16): SlabWriter.open(path, self._epochs) for path in sorted(store.folder.glob("*.slab"))
         }
         self._marks = store.marks()
         self._decode_watermark = codec("watermark").decode
+        self._decode_version = codec("model_version").decode
 
     @property
     def offsets(self) -> dict[TablePartition, int]:
@@ -75,10 +81,24 @@ class StoreWriter:
             self._note(txn, at, next_offset, marks)
         return marks
 
-    def announce(self, records: Sequence[tuple[int, bytes]]) -> None:
-        """Keep encoded records of topic model-versions by their offset."""
+    def announce(self, records: Sequence[tuple[int, bytes]], next_offset: int | None = None) -> None:
+        """Keep values of topic model-versions by their offset; what cannot be decoded is left out and counted."""
+        good = []
+        for offset, value in records:
+            try:
+                self._decode_version(value)
+            except DecodeError as error:
+                self._refuse(MODELS, [error.reason])
+            else:
+                good.append((entity_key(offset), value))
         with self.store.rows.writing() as txn:
-            txn.put("versions", [(entity_key(offset), value) for offset, value in records])
+            txn.put("versions", good)
+            self._note(txn, TablePartition(MODELS, 0), next_offset, [])
+
+    def forget_announced(self) -> None:
+        """Before the log of announcements is read from its start."""
+        with self.store.rows.writing() as txn:
+            txn.delete("versions", [key for key, _ in list(txn.items("versions"))])
 
     def note(self, facts: dict[bytes, bytes]) -> None:
         """Keep single facts."""
@@ -154,11 +174,9 @@ class StoreWriter:
 
     def _refuse(self, table: str, reasons: list[str]) -> None:
         for reason in reasons:
-            if not self.store.refused[table, reason]:
-                _log.error(
-                    "table %s: a row was refused (%s); it is left out, further ones are only counted", table, reason
-                )
-            self.store.refused[table, reason] += 1
+            if not self.refused[table, reason]:
+                _log.error("%s: a row was refused (%s); it is left out, further ones are only counted", table, reason)
+            self.refused[table, reason] += 1
 
     def _drop_beyond_bound(self) -> None:
         """Keep the newest slabs that nobody uses, up to the bound on all."""

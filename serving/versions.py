@@ -16,29 +16,27 @@ import io
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 from zipfile import BadZipFile
 
 import numpy as np
 
 from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, check_fit, path_of, sha256
 from domain.n2o import N2OLayout
-from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import ArtifactError, DecodeError
+from schemas.errors import ArtifactError
 from schemas.records import ModelVersion
+from serving.announcements import announced_in, tag_of
 from serving.control import ControlPage
 from serving.kernels import Head
 from serving.slab import Slab
 from serving.store import Store
 from serving.user_phase import UserPhase
 
-__all__ = ["Model", "Version", "Versions", "announced_in", "load_model", "tag_of"]
+__all__ = ["Model", "Version", "Versions", "load_model"]
 
 _RETRY_REFUSED_S: Final = 10.0
-_MOST_ANNOUNCED: Final = 64
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +108,11 @@ class Versions:
         others = [version for version in self._warm.values() if live is None or version.tag != live.tag]
         return others[-1] if others else None
 
+    @property
+    def waiting(self) -> str | None:
+        """The name of a loaded version of which the store has no row yet."""
+        return next((model.name for tag, model in self._models.items() if tag not in self._warm), None)
+
     def announced(self) -> list[ModelVersion]:
         """Announced versions, oldest first; one announced again is the newest. What cannot be decoded is left out."""
         encoded = self._store.announced()
@@ -160,7 +163,9 @@ class Versions:
             if version is not None:
                 warm[tag] = version
         self._warm = warm
+        self._last = warm.get(live, self._last)
         self._row.tags = frozenset(warm)
+        self._store.let_go()
 
     def close(self) -> None:
         """Say that this process answers no more."""
@@ -178,29 +183,14 @@ class Versions:
             return None
         if slab.stride != sizes.layout.stride:
             self.refuse(
-                model.name, f"rows of version {model.name} have {slab.stride} bytes, its artifact says {sizes.layout.stride}"
+                model.name,
+                f"rows of version {model.name} have {slab.stride} bytes, its artifact says {sizes.layout.stride}",
             )
             return None
         known = self._warm.get(tag)
         if known is not None and known.slab is slab:
             return known
         return Version(model.name, sizes, sizes.layout, model.phase, model.head, slab)
-
-
-def announced_in(encoded: list[bytes]) -> list[ModelVersion]:
-    """Announced versions by the values of topic model-versions, oldest first, each once."""
-    found: dict[str, ModelVersion] = {}
-    for value in encoded:
-        with suppress(DecodeError):  # counted when it came
-            record = cast(ModelVersion, codec("model_version").decode(value))
-            found.pop(record["version"], None)
-            found[record["version"]] = record
-    return list(found.values())[-_MOST_ANNOUNCED:]
-
-
-def tag_of(record: ModelVersion) -> int:
-    """The tag in the rows of a version."""
-    return int(record["version"], 16)
 
 
 def load_model(record: ModelVersion, deployment: Deployment) -> Model:
