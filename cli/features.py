@@ -48,14 +48,8 @@ def describe(as_json: bool, deployment: Deployment) -> None:
     from schemas.records import ACTIONS
 
     for feature in FEATURES:
-        declared = {
-            "name": feature.name, "type": feature.type, "aggregation": feature.aggregation,
-            "actions": feature.actions, "over": feature.over or None, "of": feature.of,
-            "window_ms": feature.window_ms, "half_life_ms": feature.half_life_ms, "k": feature.k,
-            "owner": feature.owner, "doc": feature.doc,
-        }  # fmt: skip
         if as_json:
-            click.echo(json.dumps({name: value for name, value in declared.items() if value is not None}))
+            click.echo(json.dumps(feature.described()))
         else:
             of = f"{feature.aggregation} of {', '.join(feature.actions)}"
             of += f" per {', '.join(feature.over)}" if feature.over else ""

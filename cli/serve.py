@@ -11,6 +11,8 @@ import click
 from cli.options import deployment_options
 from schemas.deployment import Deployment
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -34,8 +36,16 @@ from schemas.deployment import Deployment
     type=click.IntRange(1, 32),
     help="Processes that score, beside the feeder.",
 )
+@click.option("--filters", type=_FILE, help="JSON file of what to leave out of rankings (docs/serving-api.md).")
+@click.option("--token-file", type=_FILE, help="File with the token that clients must send  [default: AIF_TOKEN]")
+@click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM): serves https.")
+@click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
+@click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
-def command(deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int) -> None:
+def command(
+    deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int,
+    filters: Path | None, token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
+) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
     One process follows the changelogs and keeps all rows under <data-dir>/serving; those that score map them. Answers
@@ -46,16 +56,21 @@ def command(deployment: Deployment, host: str, port: int, tables: Path | None, g
       aif serve
       aif serve --port 9000 --tables .aif/tables
       aif serve --workers 4
+      aif serve --host 0.0.0.0 --token-file token --tls-cert chain.pem --tls-key key.pem --filters filters.json
       curl -s 127.0.0.1:8080/readyz
       curl -s 127.0.0.1:8080/v1/rank -d '{"user_id": 42, "candidates": [1, 2, 3], "top_k": 2}'
     """
     # Request threads are the parallelism; BLAS threads of their own would make them fight over cores. numpy reads
     # this when it is first imported, which is below.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from serving.exposure import Exposure, read_token
+    from serving.post_processing import NO_FILTERS, Filters
     from serving.server import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # aiokafka logs every failed attempt to connect; the feed says once what is wrong and what to do.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     local = deployment.data_dir / "tables"
-    serve(deployment, host, port, tables or (local if local.is_dir() else None), gate, workers)
+    exposure = Exposure(host, port, read_token(token_file, os.environ.get("AIF_TOKEN")), tls_cert, tls_key, insecure)
+    declared = Filters.read(filters) if filters else NO_FILTERS
+    serve(deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, workers)

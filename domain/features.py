@@ -86,6 +86,15 @@ class Feature:
         if not holds:
             raise BadInput(f"feature {self.name!r}: {what}")
 
+    def described(self) -> dict[str, object]:
+        """The declaration as data, as JSON shows it; what it has none of is left out."""
+        declared = {
+            "name": self.name, "type": self.type, "aggregation": self.aggregation, "actions": list(self.actions),
+            "over": list(self.over) or None, "of": self.of, "window_ms": self.window_ms,
+            "half_life_ms": self.half_life_ms, "k": self.k, "owner": self.owner, "doc": self.doc,
+        }  # fmt: skip
+        return {name: value for name, value in declared.items() if value is not None}
+
     @property
     def type(self) -> str:
         """The type of its values, as Arrow names it."""

@@ -1,4 +1,4 @@
-"""The routes that only read: items, users, features, versions, freshness, health, metrics."""
+"""The routes that only read: items, users, features, versions, freshness, the OpenAPI document, health, metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from serving.exchange import Reply, json_reply, problem
 from serving.freshness import Freshness
 from serving.json_fields import entity_of
 from serving.metrics import Metrics
+from serving.openapi import DOCUMENT
 from serving.service import Service
 
 __all__ = ["Asked", "ReadRoutes"]
@@ -54,7 +55,7 @@ class ReadRoutes:
     """Handlers by path; each answers at once, on the event loop."""
 
     def __init__(self, service: Service, metrics: Metrics, freshness: Freshness) -> None:
-        self._service = service
+        self._lookups = service.lookups
         self._metrics = metrics
         self._freshness = freshness
 
@@ -63,8 +64,10 @@ class ReadRoutes:
         return {
             "/v1/items/{id}": self._item,
             "/v1/users/{id}/features": self._user,
+            "/v1/features": self._features,
             "/v1/versions": self._versions,
             "/v1/freshness": self._delays,
+            "/openapi.json": self._openapi,
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/metrics": self._exposition,
@@ -72,19 +75,22 @@ class ReadRoutes:
 
     def _item(self, asked: Asked) -> Reply:
         for item_id in asked.ids:
-            if found := self._service.item(item_id):
+            if found := self._lookups.item(item_id):
                 return json_reply(found)
         return problem(404, f"no item {asked.values[0]!r} was ever applied by this server")
 
     def _user(self, asked: Asked) -> Reply:
         at_ms = asked.integer("at_ms", _LATEST_MS)
         for user_id in asked.ids:
-            if found := self._service.user(user_id, at_ms):
+            if found := self._lookups.user(user_id, at_ms):
                 return json_reply(found)
         return problem(404, f"no event of user {asked.values[0]!r} was applied yet")
 
+    def _features(self, asked: Asked) -> Reply:
+        return json_reply(self._lookups.features())
+
     def _versions(self, asked: Asked) -> Reply:
-        return json_reply(self._service.versions_known())
+        return json_reply(self._lookups.versions())
 
     def _delays(self, asked: Asked) -> Reply:
         raw = asked.query.get("window_s", "60")
@@ -97,11 +103,14 @@ class ReadRoutes:
         delays = self._freshness.over(window_s)
         return json_reply({"window_s": window_s, "tables": {table: each._asdict() for table, each in delays.items()}})
 
+    def _openapi(self, asked: Asked) -> Reply:
+        return json_reply(DOCUMENT)
+
     def _livez(self, asked: Asked) -> Reply:
         return json_reply({"live": True})
 
     def _readyz(self, asked: Asked) -> Reply:
-        state = self._service.readiness()
+        state = self._lookups.readiness()
         return json_reply(state) if state["ready"] else problem(503, "; ".join(state["reasons"]), state)
 
     def _exposition(self, asked: Asked) -> Reply:

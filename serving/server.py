@@ -19,10 +19,12 @@ from schemas.errors import BadInput
 from serving.admission import Limits
 from serving.api import create_app
 from serving.connection import connection_class
+from serving.exposure import Exposure
 from serving.feeder import FRESHNESS_FILE, Feeder
 from serving.following import Follower
 from serving.freshness import Freshness
 from serving.metrics import Metrics
+from serving.post_processing import Filters
 from serving.processes import Processes
 from serving.progress import Progress
 from serving.service import Service
@@ -41,25 +43,29 @@ _MARGIN_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-def serve(deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int) -> None:
+def serve(
+    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, workers: int
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises BadInput where the address cannot be bound.
     """
-    listener = _bind(host, port)
-    _log.info("aif serve: http://%s:%d (docs/serving-api.md)", host, listener.getsockname()[1])
+    listener = _bind(exposure.host, exposure.port)
+    _log.info("aif serve: %s:%d (docs/serving-api.md)", exposure.url, listener.getsockname()[1])
+    if exposure.token and not exposure.is_loopback and exposure.tls_cert is None:
+        _log.warning("the token travels in the clear: give --tls-cert and --tls-key, or put TLS in front")
     _log.info(
         "broker %s, topics %s*, tables %s", deployment.bootstrap_servers, deployment.prefix, tables or "none here"
     )
     _prepare_state(deployment)
-    feeder, scorer = Feeder(deployment, tables, gate), partial(score, deployment, listener, gate)
+    feeder, scorer = Feeder(deployment, tables, gate), partial(score, deployment, listener, exposure, gate, filters)
     scorers: list[tuple[str, Callable[[], None]]] = [(f"scoring process {number}", scorer) for number in range(workers)]
     Processes([[("the feeder", feeder.run)], scorers]).run(_DRAIN_S + _MARGIN_S)
     listener.close()
     _log.info("stopped")
 
 
-def score(deployment: Deployment, listener: socket.socket, gate: float) -> None:
+def score(deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters) -> None:
     """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -71,10 +77,10 @@ def score(deployment: Deployment, listener: socket.socket, gate: float) -> None:
     metrics = Metrics(store, versions, progress, freshness)
     follower = Follower(deployment, folder, store, versions, progress)
     with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers:
-        service = Service(deployment, store, versions, progress, metrics, scorers=scorers)
+        service = Service(deployment, store, versions, progress, metrics, filters, scorers)
         limits = Limits()
         config = uvicorn.Config(
-            create_app(service, metrics, freshness, limits),
+            create_app(service, metrics, freshness, limits, exposure.token),
             loop="uvloop",
             http=connection_class(limits),
             ws="none",
@@ -85,6 +91,8 @@ def score(deployment: Deployment, listener: socket.socket, gate: float) -> None:
             log_level=logging.WARNING,
             timeout_keep_alive=int(limits.idle_s),
             timeout_graceful_shutdown=_DRAIN_S,
+            ssl_certfile=exposure.tls_cert,
+            ssl_keyfile=exposure.tls_key,
         )
         follower.start()
         try:

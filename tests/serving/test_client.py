@@ -4,13 +4,12 @@ import asyncio
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
-import uvicorn
 
 from schemas.errors import BadInput, Corrupt, Unavailable
 from schemas.ids import hashed_id
@@ -18,46 +17,17 @@ from serving.admission import Limits
 from serving.api import create_app
 from serving.binary import Outcome
 from serving.client import AsyncClient, Client
-from serving.connection import connection_class
 from tests.serving.conftest import NOW_MS, item_rows, n2o_records, n2o_rows, user_rows, watermark_row
+from tests.serving.listening import Listening
 
 ITEMS = range(100, 120)
-
-
-class Listening:
-    """uvicorn over an application, in a thread, as `aif serve` runs it."""
-
-    def __init__(self, app, limits: Limits) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        config = uvicorn.Config(
-            app, http=connection_class(limits), loop="asyncio", lifespan="off", log_config=None, access_log=False,
-            timeout_keep_alive=int(limits.idle_s), timeout_graceful_shutdown=2,
-        )  # fmt: skip
-        self.server = uvicorn.Server(config)
-        self.server.install_signal_handlers = lambda: None
-        self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End it."""
-        self.server.should_exit = True
-        self._thread.join(10)
-        self.socket.close()
 
 
 @pytest.fixture
 def serve() -> Iterator:
     """Starts servers over applications and ends them."""
-    started = []
-
-    def start(app, limits: Limits | None = None) -> Listening:
-        started.append(Listening(app, limits or Limits()))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.stop()
+    with ExitStack() as started:
+        yield lambda app, limits=None: started.enter_context(Listening(app, limits))
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_without_broker_and_tables_it_says_so_and_goes_on_trying(world, make_fee
     started_s = time.monotonic()
     feed.start()
     until(lambda: "no Kafka broker answers at 127.0.0.1:9" in world.progress.says, within_s=10)
-    reasons = world.service.readiness()["reasons"]
+    reasons = world.service.lookups.readiness()["reasons"]
     assert any("AIF_BOOTSTRAP_SERVERS" in reason for reason in reasons)
     assert feed.failed is None
     feed.stop()
@@ -152,7 +152,7 @@ def test_with_local_tables_it_serves_without_a_broker(world, make_feed, make_art
     assert answer["model_version"] == artifact.version
     assert (answer["missing_items"], answer["behaviours_used"]) == (0, 2)
     assert answer["age_ms"] > time.time() * 1000 - NOW_MS - 60_000
-    assert world.service.readiness()["ready"]
+    assert world.service.lookups.readiness()["ready"]
 
 
 def test_a_damaged_local_table_leaves_its_changelog_to_be_read_whole(world, tmp_path) -> None:
@@ -229,7 +229,7 @@ def test_changelog_rows_become_servable(world, make_feed, make_artifact, deploym
         writer.announce(codec("model_version").encode(first.record))
         feed.start()
         until(lambda: world.versions.live)
-        assert world.service.readiness()["ready"], world.service.readiness()
+        assert world.service.lookups.readiness()["ready"], world.service.lookups.readiness()
         assert (answer(world)["missing_items"], answer(world)["behaviours_used"]) == (0, 1)
         assert world.freshness.over(60) == {}  # what was there before the server is not late
 
@@ -282,7 +282,9 @@ def test_local_tables_are_continued_from_their_offset(world, make_feed, make_art
 
 
 @pytest.mark.broker
-def test_while_the_broker_is_away_it_answers_and_then_catches_up(world, make_feed, make_artifact, deployment, broker) -> None:
+def test_while_the_broker_is_away_it_answers_and_then_catches_up(
+    world, make_feed, make_artifact, deployment, broker
+) -> None:
     """Killed broker: answers go on and age. Broker back: rows written meanwhile become servable without a restart."""
     artifact = make_artifact(1)
     create_topics(deployment)
@@ -298,8 +300,8 @@ def test_while_the_broker_is_away_it_answers_and_then_catches_up(world, make_fee
         until(lambda: not world.progress.connected, within_s=20)
         assert answer(world)["missing_items"] == 0
         assert answer(world)["age_ms"] > 500
-        assert world.service.readiness()["ready"]
-        assert world.service.readiness()["broker"] == "unreachable"
+        assert world.service.lookups.readiness()["ready"]
+        assert world.service.lookups.readiness()["broker"] == "unreachable"
     finally:
         broker.start()
     with Writer(deployment) as writer:
@@ -323,7 +325,9 @@ def test_missing_topics_are_named_until_they_exist(world, make_feed, deployment)
 
 
 @pytest.mark.broker
-def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(world, make_feed, make_artifact, deployment) -> None:
+def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(
+    world, make_feed, make_artifact, deployment
+) -> None:
     """The feed ends and says so, for another state to be made; answers go on from the rows that are there."""
     artifact = make_artifact(1)
     create_topics(deployment)

@@ -83,7 +83,7 @@ def test_a_refused_artifact_leaves_the_live_one_and_is_tried_again_later(world, 
     world.versions.refuse(record["version"], str(error.value))
     assert world.versions.live.name == old.version
     assert world.versions.next_to_load() is None
-    assert bad.version in world.service.readiness()["refused"]
+    assert bad.version in world.service.lookups.readiness()["refused"]
     (bad.folder / HEAD).write_bytes(good)
     now_s[0] += 11
     world.versions.loaded(load(world.versions.next_to_load()))
