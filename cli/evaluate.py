@@ -95,7 +95,7 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
     """Say on stderr which logs were recorded with a model of other inputs or sizes than this build's."""
     from models.config import ModelConfig
 
-    now = {**asdict(ModelConfig().dimensions), "hidden": list(ModelConfig().hidden)}
+    now = json.loads(json.dumps(asdict(ModelConfig().dimensions)))  # as a record has them: lists for tuples
     if older := [name for name, log in measured.items() if log["dimensions"] != now]:
         click.echo(
             f"aif: {', '.join(older)}: recorded with other model inputs or sizes than this build's; measure again with "

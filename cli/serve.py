@@ -37,6 +37,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Processes that score, beside the feeder.",
 )
 @click.option("--filters", type=_FILE, help="JSON file of what to leave out of rankings (docs/serving-api.md).")
+@click.option(
+    "--keep-answers",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of answers that are kept for `aif why`.",
+)
+@click.option("--answers-on-disk", is_flag=True, help="Keep them in <data-dir>/answers too, at most 256 MiB.")
 @click.option("--token-file", type=_FILE, help="File with the token that clients must send  [default: AIF_TOKEN]")
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM): serves https.")
 @click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
@@ -45,6 +53,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def command(
     deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int,
     filters: Path | None, token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
+    keep_answers: float, answers_on_disk: bool,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
@@ -65,6 +74,7 @@ def command(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from serving.exposure import Exposure, read_token
     from serving.post_processing import NO_FILTERS, Filters
+    from serving.samples import SAMPLES_FOLDER, Samples
     from serving.server import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -73,4 +83,5 @@ def command(
     local = deployment.data_dir / "tables"
     exposure = Exposure(host, port, read_token(token_file, os.environ.get("AIF_TOKEN")), tls_cert, tls_key, insecure)
     declared = Filters.read(filters) if filters else NO_FILTERS
-    serve(deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, workers)
+    samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if answers_on_disk else None)
+    serve(deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, workers)

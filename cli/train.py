@@ -28,6 +28,7 @@ _SCHEMAS = ("item_row", "item_update", "n2o_row", "user_event", "user_head")
 @click.option("--seed", type=int, default=1, show_default=True, help="Equal seeds give equal versions on one machine")
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--max-examples", type=click.IntRange(2), help="Use only the newest so many examples")
+@click.option("--strict", is_flag=True, help="Stop at the first malformed row instead of leaving it out")
 @click.option("--limit", type=click.IntRange(1), help="Read only the first so many user events")
 @click.option(
     "--distill",
@@ -63,6 +64,7 @@ def command(
     seed: int,
     epochs: int,
     max_examples: int | None,
+    strict: bool,
     limit: int | None,
     distill: float,
     align: float,
@@ -100,7 +102,8 @@ def command(
 
     deployment = Deployment.from_env(os.environ, data_dir=data_dir)
     config = ModelConfig.of(deployment)
-    source = open_dataset(dataset, path, limit=limit, embedding_dim=config.embedding_dim)
+    source = open_dataset(dataset, path, limit=limit, strict=strict, embedding_dim=config.embedding_dim)
+    source.rejects_path = deployment.data_dir / "train" / f"{source.mapping.name}.rejects.jsonl"
     options = TrainingOptions(
         seed=seed, epochs=epochs, max_examples=max_examples, threads=threads, distill=distill, align=align,
         calibrate=calibrate,
@@ -109,6 +112,8 @@ def command(
         reading = bars.add_task("reading", total=limit)
         log = Log.of(_counted(source.entries(), lambda count: bars.update(reading, completed=count)), config)
         bars.update(reading, total=len(log.events), completed=len(log.events))
+        if left_out := source.counts.rejected:
+            click.echo(f"aif: {left_out:,} malformed rows are left out: {source.rejects_path}", err=True)
         training = bars.add_task("training", total=None)
 
         def show(at: Progress) -> None:
@@ -119,6 +124,7 @@ def command(
     about: dict[str, Any] = {
         "dataset": source.mapping.name,
         "events": len(log.events),
+        "malformed_rows": source.counts.rejected,
         "first_event_ms": int(log.events.time_ms[0]),
         "last_event_ms": int(log.events.time_ms[-1]),
         "trained_from_ms": trained.trained_from_ms,

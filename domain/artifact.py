@@ -46,8 +46,8 @@ MANIFEST: Final = "manifest.json"
 ITEM_TOWER: Final = "item_tower.pt2"
 USER_PHASE: Final = "user_phase.onnx"
 HEAD: Final = "head.npz"
-#: 2: tower inputs and N2O records with an item's activity.
-_FORMAT: Final = 2
+#: 3: attention over behaviours, tiers by group of actions, hard search by category, histories of any length.
+_FORMAT: Final = 3
 
 
 def sha256(data: bytes) -> str:
@@ -66,7 +66,11 @@ class Dimensions:
     vector_dim: int  #: item vector
     bridges: int
     tiers: int  #: SimTier histogram bins; 0 leaves it out
-    behaviours: int  #: newest behaviours that the user phase reads
+    tier_groups: tuple[tuple[str, ...], ...]  #: actions that are counted together, a histogram each (tiers.py)
+    behaviours: int  #: Ls, newest behaviours that are attended to
+    attention: bool  #: whether candidates attend to them at all
+    long_behaviours: int  #: most behaviours that the user phase reads, at least `behaviours`
+    cross_categories: int  #: most categories of a user with cross features (cross_features.py); 0 leaves them out
     user_features: int  #: window features of the user phase
     hidden: tuple[int, int]  #: the head's hidden layers
 
@@ -74,6 +78,30 @@ class Dimensions:
     def layout(self) -> N2OLayout:
         """The record that rows of this model have."""
         return N2OLayout(self.vector_dim, self.bridges, self.signature_bits)
+
+    @property
+    def tier_columns(self) -> int:
+        """Tier values of a candidate, group after group."""
+        return len(self.tier_groups) * self.tiers
+
+    @property
+    def attended(self) -> int:
+        """Attention weights of a candidate: `behaviours`, or 0 without attention."""
+        return self.behaviours if self.attention else 0
+
+    @property
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays of head.npz, all float32."""
+        h1, h2 = self.hidden
+        return {
+            "vector_weight": (self.vector_dim, h1),
+            "tier_weight": (self.tier_columns, h1),
+            "attention_table": (self.signature_bits + 1,),
+            "w2": (h1, h2),
+            "b2": (h2,),
+            "w3": (h2,),
+            "b3": (),
+        }
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,7 @@ class Manifest:
                 raise ArtifactError(f"{MANIFEST} has another format than {_FORMAT}: export it again with this version")
             sizes = content.pop("dimensions")
             sizes["hidden"] = tuple(sizes["hidden"])
+            sizes["tier_groups"] = tuple(map(tuple, sizes["tier_groups"]))
             return cls(dimensions=Dimensions(**sizes), **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{MANIFEST} cannot be read: {type(error).__name__}: {error}") from error

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from domain.artifact import Dimensions
-from domain.user_row import behaviours_of, window_counts
+from domain.user_row import window_counts
 from schemas.records import UserHead
 
 __all__ = ["UserInputs", "log_counts", "log_hours", "user_inputs"]
@@ -35,21 +36,28 @@ class UserInputs:
         return len(self.windows)
 
 
-def user_inputs(heads: Sequence[UserHead | None], at_ms: npt.NDArray[np.int64], dims: Dimensions) -> UserInputs:
-    """Model inputs of users at their own times ([B] int64 ms); None is a user without a row.
+def user_inputs(
+    heads: Sequence[UserHead | None], behaviours: Sequence[npt.NDArray[Any]], at_ms: npt.NDArray[np.int64],
+    dims: Dimensions,
+) -> UserInputs:  # fmt: skip
+    """Model inputs of users at their own times ([B] int64 ms); a head of None is a user without a row.
 
-    Behaviours newer than the user's time do not exist yet; of the others the newest `dims.behaviours`, by log order.
+    `behaviours` are each user's, newest in log order first (BEHAVIOUR_DTYPE, any number). Those newer than the user's
+    time do not exist yet; of the others the newest `dims.long_behaviours` enter. L is the most that any of the users
+    has, and at least `dims.behaviours`.
     """
-    shape = len(heads), dims.behaviours
+    known = [
+        each[each["event_time_ms"] <= at][: dims.long_behaviours]
+        for each, at in zip(behaviours, at_ms.tolist(), strict=True)
+    ]
+    shape = len(heads), max([dims.behaviours, *map(len, known)])
     item_ids, times = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     actions, present = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
-    for user, (head, at) in enumerate(zip(heads, at_ms.tolist(), strict=True)):
-        behaviours = behaviours_of(head)
-        newest_first = behaviours[behaviours["event_time_ms"] <= at][::-1][: dims.behaviours]
-        count = len(newest_first)
-        item_ids[user, :count] = newest_first["item_id"]
-        times[user, :count] = newest_first["event_time_ms"]
-        actions[user, :count] = newest_first["action"]
+    for user, each in enumerate(known):
+        count = len(each)
+        item_ids[user, :count] = each["item_id"]
+        times[user, :count] = each["event_time_ms"]
+        actions[user, :count] = each["action"]
         present[user, :count] = True
     ages = np.where(present, log_hours(at_ms[:, None] - times), np.float32(0))
     return UserInputs(log_counts(window_counts(heads, at_ms)), item_ids, actions, ages, present)

@@ -13,7 +13,13 @@ if TYPE_CHECKING:  # both take a second to import, and listing the questions nee
 __all__ = ["QUESTIONS", "Experiment", "load"]
 
 QUESTIONS: Final = {
+    "parts": "What does each part of AIF add to quality, and what does it cost online?",
+    "bridges": "How does quality go with the number of bridges, why does it stop rising, and what helps then?",
+    "signatures": "How many bits and tiers does the long-term part need?",
     "neighbours": "How well do signatures of titles and pictures keep an item's neighbours, without any training?",
+    "behaviours": "How many behaviours are worth reading?",
+    "staleness": "What does it cost to serve item vectors that are old?",
+    "lag": "What does it cost when what users do arrives late?",
 }
 
 

@@ -8,8 +8,8 @@ from the same seed, and are judged on the same candidates. Differences are paire
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from experiments.logs import Plan
+from experiments.logs import PLANS, Plan, open_log
 from models.config import ModelConfig
 from models.evaluation.bootstrap import Estimate, Paired
 from models.evaluation.judged import Judged, judged, spread
@@ -28,7 +28,7 @@ from models.metrics import group_auc
 
 __all__ = [
     "BUDGET", "Data", "Measured", "Report", "Settings", "Variant", "about", "against", "data_of", "interval", "machine",
-    "measured",
+    "measured", "on_logs",
 ]  # fmt: skip
 
 _Float = npt.NDArray[np.float64]
@@ -52,9 +52,9 @@ class Settings:
     seeds: int = 3
     small: bool = False
 
-    def plan(self, plan: Plan) -> Plan:
+    def plan(self, log: str) -> Plan:
         """A log's plan, or the small one."""
-        return plan.small if self.small else plan
+        return PLANS[log].small if self.small else PLANS[log]
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,37 @@ class Measured:
         return Paired(len(self.user_auc[name]), self.user_weights).estimate(self.user_auc[name])
 
 
-def data_of(log: Log, config: ModelConfig, plan: Plan, behaviours: int | None = None) -> Data:
-    """A log's examples by the plan. `behaviours` where a variant reads more of them than `config` says."""
+def data_of(log: Log, config: ModelConfig, plan: Plan) -> Data:
+    """A log's examples by the plan; users with as many behaviours as `config` reads, which no variant may exceed."""
     examples = examples_of(log)
     known, tail = examples.take(slice(max(0, len(examples) - plan.examples), None)).split(log, plan.held_out)
     known, tail = spread(known, plan.trained), spread(tail, plan.judged)
-    batches = Batches(log, config, _NEGATIVES, behaviours)
+    batches = Batches(log, config, _NEGATIVES)
     return Data(log, batches, known, tail, judged(log, batches, tail))
+
+
+def on_logs(
+    names: Iterable[str], config: ModelConfig, settings: Settings, report: Report, more: int = 1
+) -> Iterator[tuple[str, Data, Report]]:
+    """The data of each log by its plan, one after the other, with a report that names the log.
+
+    `more` multiplies the planted log's trained examples, of which there are more than the plan takes.
+    """
+    for name in names:
+        report(f"opening {name}", 0, 1)
+        plan = settings.plan(name)
+        if name == "planted":
+            plan = replace(plan, trained=plan.trained * more)
+
+        def of_log(what: str, done: int, of: int, name: str = name) -> None:
+            report(f"{name}, {what}", done, of)
+
+        yield name, data_of(open_log(name, plan, config), config, plan), of_log
 
 
 def measured(data: Data, variants: Mapping[str, Variant], seeds: int, report: Report) -> Measured:
     """Train and judge every variant with seeds 1 to `seeds`."""
-    _, _, weights = group_auc(data.held.users, data.held.labels, np.zeros(len(data.held.labels), dtype=np.float32))
-    found = Measured(weights)
+    found = Measured(_user_weights(data.held))
     user_auc: dict[str, list[_Float]] = {name: [] for name in variants}
     for seed in range(1, seeds + 1):
         with reproducible(seed, threads=1):
@@ -139,16 +157,16 @@ def against(found: Measured, reference: str) -> list[dict[str, Any]]:
     return rows
 
 
-def about(data: Data) -> dict[str, Any]:
-    """How much of the log was used, for the table."""
+def about(data: Data, seeds: int) -> dict[str, Any]:
+    """How much of the log was used, for the page."""
     return {
+        "seeds": seeds,
+        "behaviours": data.batches.dimensions.long_behaviours,
         "negatives": "drawn" if data.known.sampled else "impressions without an answer",
         "train_examples": len(data.known),
         "judged_candidates": len(data.held.labels),
         "judged_positives": int(data.held.labels.sum()),
-        "users_with_auc": len(
-            group_auc(data.held.users, data.held.labels, np.zeros(len(data.held.labels), dtype=np.float32))[0]
-        ),
+        "users_with_auc": len(_user_weights(data.held)),
     }
 
 
@@ -162,3 +180,8 @@ def interval(estimate: Estimate) -> dict[str, float | None]:
 def machine() -> str:
     """What an experiment ran on; trainings use one thread."""
     return f"{platform.machine()}, torch {torch.__version__}, numpy {np.__version__}"
+
+
+def _user_weights(held: Judged) -> _Float:
+    """Judged candidates of each user that has an AUC."""
+    return group_auc(held.users, held.labels, np.zeros(len(held.labels), dtype=np.float32))[2]

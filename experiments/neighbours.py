@@ -20,7 +20,7 @@ from domain.lsh import hyperplanes, signatures
 from domain.text import embed
 from experiments.measured import Report, Settings, interval
 from experiments.pictures import embed_pictures, read_pictures
-from experiments.record import COLOURS, band, new_figure, span, table
+from experiments.record import COLOURS, band, legend, new_figure, span, table
 from models.config import ModelConfig
 from models.evaluation.bootstrap import Paired
 from schemas.errors import BadInput
@@ -140,5 +140,5 @@ def figure(found: dict[str, Any]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(_BITS, labels=[str(bits) for bits in _BITS])
         axes.set(xlabel="bits (dashed: exact cosine)", ylabel=f"precision@{_NEAREST}, {truth}")
-        axes.legend(fontsize=8)
+        legend(axes)
     return drawn

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.catalogue import QUESTIONS, load
 from schemas.errors import BadInput
 
-__all__ = ["COLOURS", "band", "columns", "new_figure", "page", "span", "table", "write"]
+__all__ = ["COLOURS", "band", "columns", "legend", "new_figure", "page", "section", "span", "table", "write"]
 
 #: Distinguishable for colour-blind readers (Okabe and Ito).
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -43,6 +43,15 @@ def write(name: str, found: dict[str, Any], out: Path) -> None:
         raise BadInput(f"{out} cannot be written: {error}; choose another folder with --out") from error
 
 
+def section(name: str, log: dict[str, Any], body: str) -> str:
+    """What was found on a log, under how much of it was used (`measured.about`)."""
+    return (
+        f"## {name}\n\n{log['train_examples']:,} examples trained on, {log['judged_candidates']:,} candidates judged "
+        f"({log['judged_positives']:,} positive; negatives: {log['negatives']}) of {log['users_with_auc']:,} users "
+        f"with an AUC, {log['seeds']} seeds, the newest {log['behaviours']} behaviours.\n\n{body}"
+    )
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -58,11 +67,16 @@ def span(each: dict[str, float | None], form: str = ".4f") -> str:
 
 def new_figure(panels: int, width: float = 4.2) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side; nothing of pyplot, which would keep it."""
-    figure = Figure(figsize=(width * panels, 3.4), layout="constrained")
+    figure = Figure(figsize=(width * panels, 4.0), layout="constrained")
     axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
     for each in axes:
         each.grid(alpha=0.3)
     return figure, axes
+
+
+def legend(axes: Axes) -> None:
+    """What the panel's lines are, below it."""
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
 
 
 def columns(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float], list[float]]:

@@ -1,16 +1,22 @@
 """The AIF model: item tower (nearline), user phase (once per request), head (per candidate).
 
-Symbols in shapes: B users, C candidates of each, L behaviours, U items of a batch, F window features, d vector_dim,
-n bridges, m signature bits, T tiers, h1 and h2 hidden sizes of the head.
+Symbols in shapes: B users, C candidates of each, L behaviours (newest first), Ls of them attended to, U items of a
+batch, F window features, X cross features, K categories of a user, d vector_dim, n bridges, m signature bits, T tiers,
+G groups of actions, h1 and h2 hidden sizes of the head.
 
 Everything is trained in the form in which it is served. Item vectors and bridge weights are rounded to bfloat16 as in
 an N2O record, with a straight-through gradient; signatures are frozen +-1 bits. The head's first layer is linear in
-what it reads, so the user phase folds every user-side term into one bias and two matrices per user:
+what it reads, so the user phase folds every user-side term into a bias and a few matrices per user:
 
-    h1 = relu( vec W_vec + a (V_u W_bridge) + s (1/2mP sum_l s_l x_l^T W_din) + tiers W_tier + bias_u )
+    h1 = relu( vec W_vec + a (V_u W_bridge) + s S_u + tiers W_tier + w X_u + C_u[category] + bias_u )
+
+    S_u = 1/2mP sum_l s_l x_l' W_din      linear DIN: similarity (m + s . s_l) / 2m weighs all L behaviours
+    X_u = x_l W_att of the newest Ls      attention: w_l = table[equal bits of s and s_l] / their sum
+    C_u = network of cross features       hard search: a row for each of the user's top categories
     bias_u = b1 + user W_user + (1/2P sum_l x_l) W_din
 
-with a, vec, s, tiers of the candidate; x_l, s_l, P the user's behaviours, their signatures and their number.
+with a, vec, s, tiers, w, category of the candidate; x_l, s_l the user's behaviours and signatures, P the number of
+those that have one.
 """
 
 from __future__ import annotations
@@ -23,13 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from domain.cross_features import CROSS_FEATURES
+from domain.tiers import group_table
 from models.config import ModelConfig
-from models.cross_features import HARD_SEARCH_COLUMNS, hard_search, similar_values
 from schemas.records import ACTIONS
 
 __all__ = [
-    "AIF", "Batch", "Context", "Head", "ItemEncoder", "ItemTower", "UserEncoder", "UserPhase", "served",
-    "tier_histogram",
+    "AIF", "Batch", "Candidates", "Context", "Folded", "Head", "ItemEncoder", "ItemTower", "Past", "UserEncoder",
+    "UserPhase", "equal_bits", "of_category", "served", "tier_counts",
 ]  # fmt: skip
 
 
@@ -49,6 +56,8 @@ class Batch:
     actions: Tensor  #: [B, L] int64
     ages: Tensor  #: [B, L] float32
     present: Tensor  #: [B, L] float32, 1 where there is a behaviour and its item is known
+    categories: Tensor  #: [B, K] int64, the users' top categories; 0 is none
+    cross: Tensor  #: [B, K, X] float32, what they did in them
     # candidates
     candidates: Tensor  #: [B, C] int64, rows of the items
     labels: Tensor  #: [B, C] float32
@@ -70,6 +79,33 @@ class Context(NamedTuple):
     user: Tensor  #: [B, d] user vector
     behaviours: Tensor  #: [B, L, d] x, zeros where absent
     bridged: Tensor  #: [B, n, d] V_u
+
+
+class Folded(NamedTuple):
+    """The user in the head's first layer: what the user phase gives."""
+
+    bias: Tensor  #: [B, h1]
+    bridge_weight: Tensor  #: [B, n, h1] V_u W_bridge
+    signature_weight: Tensor  #: [B, m, h1] S_u
+    attention_weight: Tensor  #: [B, Ls, h1] X_u; [B, 0, h1] without attention
+    category_weight: Tensor  #: [B, K, h1] C_u, zeros where the user has fewer categories
+
+
+class Candidates(NamedTuple):
+    """What N2O records say of candidates."""
+
+    vector: Tensor  #: [B, C, d]
+    bridges: Tensor  #: [B, C, n]
+    signs: Tensor  #: [B, C, m]; zeros where there is no signature
+    category: Tensor  #: [B, C] int64 buckets, 0 is none
+
+
+class Past(NamedTuple):
+    """What candidates are compared with."""
+
+    signs: Tensor  #: [B, L, m] of the behaviours; zeros where absent or without signature
+    actions: Tensor  #: [B, L] int64
+    categories: Tensor  #: [B, K] int64 buckets, 0 is none
 
 
 class ItemEncoder(nn.Module):
@@ -103,16 +139,6 @@ class ItemTower(ItemEncoder):
         return vector, weights
 
 
-class Encoded(NamedTuple):
-    """A user's encoders' outputs."""
-
-    user: Tensor  #: [B, d] user vector
-    profile: Tensor  #: [B, d]
-    behaviours: Tensor  #: [B, L, d] x, zeros where absent
-    rows: Tensor  #: [B, L+1, d] the behaviours and the one that stands in for none
-    hidden: Tensor  #: [B, 1, L+1] 0 for rows that are there, -inf for others: added to attention scores
-
-
 class UserEncoder(nn.Module):
     """Profile and behaviours to the user vector: self-attention with pooling, cross-attention of the profile."""
 
@@ -132,23 +158,24 @@ class UserEncoder(nn.Module):
         x = self.behaviour(vectors) + self.action(actions) + self.age(ages.unsqueeze(-1))  # [B, L, d]
         return torch.as_tensor(x * present.unsqueeze(-1))
 
-    def encode(self, windows: Tensor, vectors: Tensor, actions: Tensor, ages: Tensor, present: Tensor) -> Encoded:
-        """See `UserPhase.forward` for the shapes of the inputs."""
-        scale = 1 / math.sqrt(vectors.shape[-1])
-        x = self.values(vectors, actions, ages, present)
-        # One more row, present exactly where nothing else is: no softmax below is ever empty.
+    def with_nothing(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Behaviours [B, L+1, d] and their mask [B, L+1] with one more row, present exactly where nothing else is: no
+        softmax over them is ever empty."""
         alone = 1 - present.amax(dim=1, keepdim=True)  # [B, 1]
         nothing = self.nothing.expand(x.shape[0], 1, -1)  # [B, 1, d]
-        rows = torch.cat((x, nothing), dim=1)  # [B, L+1, d]
-        mask = torch.cat((present, alone), dim=1)  # [B, L+1]
-        hidden = torch.where(mask > 0, 0.0, -torch.inf).unsqueeze(1)  # [B, 1, L+1], added to attention scores
+        return torch.cat((x, nothing), dim=1), torch.cat((present, alone), dim=1)
 
+    def encode(self, windows: Tensor, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """windows [B, F], behaviours x [B, L, d], present [B, L] -> user vector and projected profile, both [B, d]."""
+        scale = 1 / math.sqrt(x.shape[-1])
+        rows, mask = self.with_nothing(x, present)  # [B, L+1, d], [B, L+1]
+        hidden = _hidden(mask)
         profile = self.profile(windows)  # [B, d]
         attended = torch.softmax(rows @ rows.mT * scale + hidden, dim=-1) @ rows  # [B, L+1, d]
         pooled = (self.feed_forward(attended) * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)  # [B, d]
         wanted = torch.softmax(profile.unsqueeze(1) @ rows.mT * scale + hidden, dim=-1) @ rows  # [B, 1, d]
         user = self.mix(torch.cat((profile, pooled, wanted.squeeze(1)), dim=-1))  # [B, d]
-        return Encoded(user, profile, x, rows, hidden)
+        return user, profile
 
 
 class UserPhase(UserEncoder):
@@ -160,76 +187,132 @@ class UserPhase(UserEncoder):
         self.config = config
         self.bridges = bridges  # [n, d], shared with the item tower
         self.to_bias = nn.Linear(d, h1)  # W_user and b1
-        self.to_bridges = nn.Parameter(torch.randn(d, h1) / math.sqrt(d))  # W_bridge
-        self.to_din = nn.Parameter(torch.randn(d, h1) / math.sqrt(d))  # W_din
-
-    def context(self, windows: Tensor, vectors: Tensor, actions: Tensor, ages: Tensor, present: Tensor) -> Context:
-        """The user before folding; see `forward` for the shapes of the inputs."""
-        encoded = self.encode(windows, vectors, actions, ages, present)
-        fields = torch.cat((encoded.rows, encoded.profile.unsqueeze(1)), dim=1)  # [B, L+2, d], G of the paper
-        visible = F.pad(encoded.hidden, (0, 1))  # the profile is always there
-        scores = self.bridges @ fields.mT / math.sqrt(fields.shape[-1])  # [B, n, L+2]
-        if self.config.bea == "A":  # every bridge looks for its fields
-            weights = torch.softmax(scores + visible, dim=-1)  # [B, n, L+2]
-        else:  # B: every field chooses its bridges; pooling fields by w_u a_i is a_i (w_u' G), the same served form
-            there = torch.exp(visible)  # [B, 1, L+2], 1 or 0
-            weights = torch.softmax(scores, dim=1) * there / there.sum(-1, keepdim=True)  # [B, n, L+2]
-        return Context(encoded.user, encoded.behaviours, weights @ fields)
+        if config.bea != "none":
+            self.to_bridges = nn.Parameter(torch.randn(d, h1) / math.sqrt(d))  # W_bridge
+        if config.din != "none":
+            self.to_din = nn.Parameter(torch.randn(d, h1) / math.sqrt(d))  # W_din
+        if config.attention:
+            self.to_attention = nn.Parameter(torch.randn(d, h1) / math.sqrt(d))  # W_att
+        if config.cross_categories:
+            self.to_category = nn.Sequential(nn.Linear(CROSS_FEATURES, d), nn.ReLU(), nn.Linear(d, h1))
 
     def forward(
-        self, windows: Tensor, vectors: Tensor, signatures: Tensor, actions: Tensor, ages: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, windows: Tensor, vectors: Tensor, signatures: Tensor, actions: Tensor, ages: Tensor, present: Tensor,
+        cross: Tensor,
+    ) -> Folded:  # fmt: skip
         """The user folded into the head's first layer.
 
         windows [B, F], vectors [B, L, d], signatures [B, L, m] (+-1, zeros where absent), actions [B, L] int64,
-        ages [B, L], present [B, L] (0 or 1) -> bias [B, h1], bridge_weight [B, n, h1], signature_weight [B, m, h1].
+        ages [B, L], present [B, L] (0 or 1), cross [B, K, X] (zeros where there is no category); L at least Ls.
         """
-        return self.fold(self.context(windows, vectors, actions, ages, present), signatures, present)
+        context = self.context(windows, vectors, actions, ages, present)
+        bias, signature_weight = self._linear_din(context, signatures, present)
+        return Folded(
+            bias, self._bridge_weight(context), signature_weight,
+            self._attention_weight(context), self._category_weight(cross),
+        )  # fmt: skip
 
-    def fold(self, context: Context, signatures: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A user's context as bias, bridge_weight and signature_weight; see `forward`."""
-        bias = self.to_bias(context.user)  # [B, h1]
-        bridge_weight = context.bridged @ self.to_bridges  # [B, n, h1]
-        if self.config.din == "softmax":  # does not fold: `AIF.forward` adds it per candidate
-            return bias, bridge_weight, signatures.new_zeros(len(bias), self.config.signature_bits, bias.shape[-1])
-        # Linear DIN: sim(i, l) = (m + s_i . s_l) / 2m over behaviours that have a signature, averaged over them.
+    def context(self, windows: Tensor, vectors: Tensor, actions: Tensor, ages: Tensor, present: Tensor) -> Context:
+        """The user before folding; see `forward` for the shapes of the inputs."""
+        newest = slice(self.config.behaviours)
+        x = self.values(vectors, actions, ages, present)  # [B, L, d]
+        user, profile = self.encode(windows, x[:, newest], present[:, newest])
+        return Context(user, x, self._bridged(x, present, profile))
+
+    def _bridged(self, x: Tensor, present: Tensor, profile: Tensor) -> Tensor:
+        """V_u ([B, n, d]): what the bridges see of all behaviours and the profile."""
+        if self.config.bea == "none":
+            return x.new_zeros(x.shape[0], *self.bridges.shape)
+        rows, mask = self.with_nothing(x, present)
+        fields = torch.cat((rows, profile.unsqueeze(1)), dim=1)  # [B, L+2, d], G of the paper
+        mask = F.pad(mask, (0, 1), value=1.0)  # the profile is always there
+        scores = self.bridges @ fields.mT / math.sqrt(fields.shape[-1])  # [B, n, L+2]
+        if self.config.bea == "A":  # every bridge looks for its fields
+            weights = torch.softmax(scores + _hidden(mask), dim=-1)  # [B, n, L+2]
+        else:  # B: every field chooses its bridges; pooling fields by w_u a_i is a_i (w_u' G), the same served form
+            weights = torch.softmax(scores, dim=1) * (mask / mask.sum(-1, keepdim=True)).unsqueeze(1)
+        return weights @ fields
+
+    def _bridge_weight(self, context: Context) -> Tensor:
+        """[B, n, h1]."""
+        if self.config.bea == "none":
+            return context.bridged.new_zeros(*context.bridged.shape[:2], self.config.hidden[0])
+        return context.bridged @ self.to_bridges
+
+    def _linear_din(self, context: Context, signatures: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """The bias [B, h1] and S_u [B, m, h1]: sim(s, l) = (m + s . s_l) / 2m averaged over signed behaviours."""
+        bias, bits = self.to_bias(context.user), self.config.signature_bits
+        if self.config.din == "none":
+            return bias, signatures.new_zeros(bias.shape[0], bits, bias.shape[-1])
         signed = present * signatures[..., 0].abs()  # [B, L]; a signature is all +-1 or all 0
         share = signed / signed.sum(1, keepdim=True).clamp(min=1)  # [B, L], 1/P
-        values = (context.behaviours * share.unsqueeze(-1)) @ self.to_din  # [B, L, h1], x W_din / P
-        signature_weight = signatures.mT @ (values / (2 * self.config.signature_bits))  # [B, m, h1]
-        return bias + 0.5 * values.sum(1), bridge_weight, signature_weight
+        # Summed over behaviours before W_din: [m, L] [L, d] [d, h1] costs less than a row of h1 for each behaviour.
+        values = context.behaviours * share.unsqueeze(-1)  # [B, L, d], x / P
+        signature_weight = (signatures.mT @ values) @ (self.to_din / (2 * bits))  # [B, m, h1]
+        return bias + 0.5 * (values.sum(1) @ self.to_din), signature_weight
+
+    def _attention_weight(self, context: Context) -> Tensor:
+        """X_u [B, Ls, h1]."""
+        newest = context.behaviours[:, : self.config.dimensions.attended]  # [B, Ls, d]
+        if not self.config.attention:
+            return newest.new_zeros(newest.shape[0], 0, self.config.hidden[0])
+        return newest @ self.to_attention
+
+    def _category_weight(self, cross: Tensor) -> Tensor:
+        """C_u [B, K, h1]."""
+        if not self.config.cross_categories:
+            return cross.new_zeros(*cross.shape[:2], self.config.hidden[0])
+        there = (cross.amax(dim=-1, keepdim=True) > 0).to(cross.dtype)  # [B, K, 1]
+        return torch.as_tensor(self.to_category(cross) * there)
 
 
 class Head(nn.Module):
     """What a request pays per candidate."""
 
+    groups: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         h1, h2 = config.hidden
+        self.config = config
         self.vector_weight = nn.Parameter(torch.randn(config.vector_dim, h1) / math.sqrt(config.vector_dim))
-        self.tier_weight = nn.Parameter(0.1 * torch.randn(config.tiers, h1))
+        self.tier_weight = nn.Parameter(0.1 * torch.randn(config.dimensions.tier_columns, h1))
+        self.register_buffer("groups", torch.from_numpy(group_table(config.tier_groups)).float(), persistent=False)
+        if config.attention:
+            # log of the table: it starts as softmax(16 similarity) and is free at every number of equal bits.
+            bits = torch.arange(config.signature_bits + 1) / config.signature_bits
+            self.attention_scores = nn.Parameter(16 * (bits - 1))  # [m+1]
         self.second = nn.Linear(h1, h2)
         self.third = nn.Linear(h2, 1)
 
-    def forward(
-        self,
-        vector: Tensor,
-        bridges: Tensor,
-        signs: Tensor,
-        tiers: Tensor,
-        folded: tuple[Tensor, Tensor, Tensor],
-        unfolded: Tensor | None = None,
-    ) -> Tensor:
-        """[B, C, d], [B, C, n], [B, C, m], [B, C, T] and a user phase's outputs -> logits [B, C].
-
-        `unfolded` [B, C, h1] is what the options that are not served add to the first layer.
-        """
-        bias, bridge_weight, signature_weight = folded
-        h = vector @ self.vector_weight + bridges @ bridge_weight + signs @ signature_weight  # [B, C, h1]
-        h = h + tiers @ self.tier_weight + bias.unsqueeze(1)
-        h = F.relu(h if unfolded is None else h + unfolded)
-        logits: Tensor = self.third(F.relu(self.second(h))).squeeze(-1)  # [B, C]
+    def forward(self, candidates: Candidates, past: Past, folded: Folded) -> Tensor:
+        """Logits [B, C]."""
+        vector, bridges, signs, category = candidates
+        h = vector @ self.vector_weight + bridges @ folded.bridge_weight + folded.bias.unsqueeze(1)  # [B, C, h1]
+        if self.config.din != "none":
+            h = h + signs @ folded.signature_weight
+        equal = equal_bits(signs, past.signs)  # [B, C, L], -1 where either has no signature
+        if self.config.tiers:
+            counts = tier_counts(equal, past.actions, self.groups, self.config.tiers, signs.shape[-1])
+            h = h + torch.log1p(counts) @ self.tier_weight
+        if self.config.attention:
+            h = h + self.attention(equal[..., : self.config.behaviours]) @ folded.attention_weight
+        if self.config.cross_categories:
+            h = h + of_category(category, past.categories, folded.category_weight)
+        logits: Tensor = self.third(F.relu(self.second(F.relu(h)))).squeeze(-1)  # [B, C]
         return logits
+
+    def attention_table(self) -> Tensor:
+        """Weight of a behaviour by its number of bits equal to the candidate's, before normalisation ([m+1])."""
+        if not self.config.attention:
+            return torch.zeros(self.config.signature_bits + 1)
+        return torch.exp(self.attention_scores)
+
+    def attention(self, equal: Tensor) -> Tensor:
+        """w: attention over the behaviours that have a signature ([B, C, Ls] equal bits -> [B, C, Ls])."""
+        table = self.attention_table().unsqueeze(-1)  # [m+1, 1]
+        weights = F.embedding(equal.clamp(min=0), table).squeeze(-1) * (equal >= 0)  # [B, C, Ls]
+        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
 class AIF(nn.Module):
@@ -242,55 +325,34 @@ class AIF(nn.Module):
         self.tower = ItemTower(config, bridges)
         self.user = UserPhase(config, bridges)
         self.head = Head(config)
-        h1 = config.hidden[0]
-        if config.din == "softmax":
-            self.sharpness = nn.Parameter(torch.tensor(8.0))  # of softmax(sharpness * similarity)
-        if config.hard_search:
-            self.hard_search_weight = nn.Parameter(0.1 * torch.randn(HARD_SEARCH_COLUMNS, h1))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, C] of the batch's candidates."""
-        batch = batch.newest(self.config.behaviours)
+        batch = batch.newest(self.config.long_behaviours)
         vectors, bridges = map(served, self.tower(batch.embedding, batch.category, batch.numeric))  # [U, d], [U, n]
         known = batch.present.unsqueeze(-1)  # [B, L, 1]
         # F.embedding and not indexing: its gradient adds up in one order, so that equal seeds give equal models.
         behaviour_vectors = F.embedding(batch.behaviours, vectors) * known  # [B, L, d]
         behaviour_signs = F.embedding(batch.behaviours, batch.signs) * known  # [B, L, m]
-        context = self.user.context(batch.windows, behaviour_vectors, batch.actions, batch.ages, batch.present)
-        folded = self.user.fold(context, behaviour_signs, batch.present)
-        signs = F.embedding(batch.candidates, batch.signs)  # [B, C, m]
-        tiers = tier_histogram(signs, behaviour_signs, self.config.tiers)  # [B, C, T]
-        vector, weights = F.embedding(batch.candidates, vectors), F.embedding(batch.candidates, bridges)
-        unfolded = self._unfolded(batch, context, signs, behaviour_signs)
-        logits: Tensor = self.head(vector, weights, signs, tiers, folded, unfolded)
+        folded: Folded = self.user(
+            batch.windows, behaviour_vectors, behaviour_signs, batch.actions, batch.ages, batch.present, batch.cross
+        )
+        candidates = Candidates(
+            F.embedding(batch.candidates, vectors), F.embedding(batch.candidates, bridges),
+            F.embedding(batch.candidates, batch.signs), batch.category[batch.candidates],
+        )  # fmt: skip
+        logits: Tensor = self.head(candidates, Past(behaviour_signs, batch.actions, batch.categories), folded)
         return logits
 
-    def _unfolded(self, batch: Batch, context: Context, signs: Tensor, behaviour_signs: Tensor) -> Tensor | None:
-        """What the options that are not served add per candidate ([B, C, h1]); None at the defaults."""
-        added: Tensor | None = None
-        if self.config.din == "softmax":
-            similarity = (1 + signs @ behaviour_signs.mT / self.config.signature_bits) / 2  # [B, C, L]
-            signed = behaviour_signs[..., 0].abs()  # [B, L]
-            pooled = similar_values(similarity, signed, context.behaviours, self.sharpness)  # [B, C, d]
-            added = pooled @ self.user.to_din
-        if self.config.hard_search:
-            crossed = hard_search(
-                batch.category[batch.candidates], batch.category[batch.behaviours],
-                batch.actions, batch.ages, batch.present,
-            ) @ self.hard_search_weight  # [B, C, h1]  # fmt: skip
-            added = crossed if added is None else added + crossed
-        return added
-
     def online_multiply_adds(self) -> int:
-        """Per candidate: the first layer's products, one byte operation per 8 bits of each behaviour for the tiers,
-        and the rest of the head."""
+        """Per candidate: the first layer's products, one byte operation per 8 bits of each behaviour for tiers and
+        attention, and the rest of the head. Hard search is an addition of h1 numbers."""
         config, (h1, h2) = self.config, self.config.hidden
-        first = (config.vector_dim + config.bridges + config.tiers) * h1
-        similarities = config.behaviours * config.signature_bits // 8
-        din = config.signature_bits * h1 if config.din == "linear" else (config.behaviours + h1) * config.vector_dim
-        counted = similarities if config.tiers or config.din == "softmax" else 0
-        # Hard search is folded per category once per request, and adds one row of h1 numbers.
-        return first + din + counted + h1 * h2 + h2
+        columns = config.vector_dim + config.dimensions.tier_columns + config.dimensions.attended
+        columns += config.bridges if config.bea != "none" else 0
+        columns += config.signature_bits if config.din != "none" else 0
+        compared = config.long_behaviours if config.tiers else config.dimensions.attended
+        return columns * h1 + compared * config.signature_bits // 8 + h1 * h2 + h2
 
 
 def served(values: Tensor) -> Tensor:
@@ -298,17 +360,33 @@ def served(values: Tensor) -> Tensor:
     return values + (values.to(torch.bfloat16).to(torch.float32) - values).detach()
 
 
-def tier_histogram(signs: Tensor, behaviour_signs: Tensor, tiers: int) -> Tensor:
-    """SimTier: the share of a user's signed behaviours in each tier of similarity to a candidate.
+def equal_bits(signs: Tensor, behaviour_signs: Tensor) -> Tensor:
+    """Equal bits of every candidate and behaviour ([B, C, m], [B, L, m] -> [B, C, L] int64), -1 where one has none."""
+    equal = (signs.shape[-1] + signs @ behaviour_signs.mT).long() // 2
+    both = signs[..., :1] * behaviour_signs[..., 0].unsqueeze(1)  # [B, C, L], 0 where one has no signature
+    return torch.where(both != 0, equal, -1)
 
-    signs [B, C, m], behaviour_signs [B, L, m] (+-1, zeros where absent) -> [B, C, T]; zeros for a candidate without
-    signature and for a user without signed behaviours. Tier t holds similarities in [t/T, (t+1)/T), the last one 1.
+
+def tier_counts(equal: Tensor, actions: Tensor, groups: Tensor, tiers: int, bits: int) -> Tensor:
+    """SimTier: behaviours in each tier of similarity to a candidate, by group of actions.
+
+    equal [B, C, L] bits of `bits` (-1 for a pair without signatures), actions [B, L] codes, groups [actions, G] of 0
+    and 1 -> [B, C, G * T], group after group. Tier t holds similarities in [t/T, (t+1)/T), the last one 1.
     """
-    bits = signs.shape[-1]
-    has = behaviour_signs[..., 0].abs()  # [B, L]
-    pairs = signs[..., :1].abs() * has.unsqueeze(1)  # [B, C, L]
-    equal = (bits + signs @ behaviour_signs.mT).long() // 2  # [B, C, L] equal bits
-    tier = (equal * tiers // bits).clamp(max=tiers - 1)
-    counts = [((tier == each) * pairs).sum(-1) for each in range(tiers)]
-    stacked = torch.stack(counts, dim=-1) if counts else signs.new_zeros(*pairs.shape[:2], 0)  # [B, C, T]
-    return stacked / has.sum(-1).clamp(min=1)[:, None, None]
+    member = F.embedding(actions, groups)  # [B, L, G]
+    tier = torch.where(equal < 0, -1, (equal * tiers // bits).clamp(max=tiers - 1))  # [B, C, L]
+    counts = [(tier == each).to(member.dtype) @ member for each in range(tiers)]  # T of [B, C, G]
+    if not counts:
+        return member.new_zeros(*equal.shape[:2], 0)
+    return torch.stack(counts, dim=-1).flatten(-2)
+
+
+def of_category(category: Tensor, categories: Tensor, rows: Tensor) -> Tensor:
+    """The row of each candidate's own category ([B, C], [B, K], [B, K, h] -> [B, C, h]), zeros where there is none."""
+    own = (category.unsqueeze(-1) == categories.unsqueeze(1)) & (category > 0).unsqueeze(-1)  # [B, C, K]
+    return own.to(rows.dtype) @ rows
+
+
+def _hidden(mask: Tensor) -> Tensor:
+    """What is added to attention scores ([B, L] -> [B, 1, L]): 0 for rows that are there, -inf for others."""
+    return torch.where(mask > 0, 0.0, -torch.inf).unsqueeze(1)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from domain.artifact import Dimensions
 from domain.item_features import ITEM_NUMERIC
-from domain.sequence import BEHAVIOURS
+from domain.sequence import BEHAVIOURS, SEQUENCE
 from domain.windows import WINDOWS
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
-from schemas.records import ACTIONS
+from schemas.records import ACTION_CODES, ACTIONS, Action
 
-__all__ = ["ModelConfig"]
+__all__ = ["ENGAGEMENTS", "ModelConfig"]
+
+#: Actions that count as wanting an item.
+ENGAGEMENTS: Final[tuple[Action, ...]] = (
+    "view", "click", "like", "follow", "comment", "share", "favourite", "cart", "purchase", "long_view",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,14 @@ class ModelConfig:
     vector_dim: int = 64  #: d, of items, users, behaviours and bridges
     bridges: int = 16  #: n
     tiers: int = 8  #: T; a power of two, 0 leaves SimTier out
-    behaviours: int = 32  #: L, newest behaviours read
+    tier_groups: tuple[tuple[Action, ...], ...] = (ENGAGEMENTS, ("impression",))  #: actions of each histogram
+    behaviours: int = 32  #: Ls, newest behaviours that the encoders and a candidate's attention read
+    long_behaviours: int = 256  #: most L, newest behaviours of tiers, linear DIN, bridges and hard search
+    cross_categories: int = 32  #: K, categories of a user with cross features; 0 leaves hard search out
     hidden: tuple[int, int] = (128, 64)  #: h1, h2 of the head
-    bea: Literal["A", "B"] = "A"  #: softmax over fields (A) or over bridges (B); both are served alike
-    din: Literal["linear", "softmax"] = "linear"  #: softmax is for comparison: it does not fold and is not exported
-    hard_search: bool = False  #: SIM cross features by category; not exported: serving does not look them up yet
+    bea: Literal["A", "B", "none"] = "A"  #: softmax over fields (A) or over bridges (B); both are served alike
+    din: Literal["linear", "none"] = "linear"  #: over all L
+    attention: bool = True  #: DIN with weights by similarity, over the newest Ls
 
     def __post_init__(self) -> None:
         for name in ("embedding_dim", "category_dim", "tower_hidden", "vector_dim", "bridges", "reembed_interval_ms"):
@@ -48,8 +56,17 @@ class ModelConfig:
         )
         _require(self.tiers >= 0 and self.tiers & (self.tiers - 1) == 0, "tiers", "0 or a power of two", self.tiers)
         _require(1 <= self.behaviours <= BEHAVIOURS, "behaviours", f"1 to {BEHAVIOURS}", self.behaviours)
-        _require(self.bea in ("A", "B"), "bea", "A or B", self.bea)
-        _require(self.din in ("linear", "softmax"), "din", "linear or softmax", self.din)
+        _require(
+            self.behaviours <= self.long_behaviours <= SEQUENCE,
+            "long_behaviours",
+            f"{self.behaviours} to {SEQUENCE}",
+            self.long_behaviours,
+        )
+        known = all(action in ACTION_CODES for group in self.tier_groups for action in group)
+        _require(known, "tier_groups", "groups of actions", self.tier_groups)
+        _require(self.cross_categories >= 0, "cross_categories", "0 or more", self.cross_categories)
+        _require(self.bea in ("A", "B", "none"), "bea", "A, B or none", self.bea)
+        _require(self.din in ("linear", "none"), "din", "linear or none", self.din)
         _require(len(self.hidden) == 2 and min(self.hidden) >= 1, "hidden", "two sizes", self.hidden)
 
     @classmethod
@@ -80,7 +97,11 @@ class ModelConfig:
             vector_dim=self.vector_dim,
             bridges=self.bridges,
             tiers=self.tiers,
+            tier_groups=self.tier_groups,
             behaviours=self.behaviours,
+            attention=self.attention,
+            long_behaviours=self.long_behaviours,
+            cross_categories=self.cross_categories,
             user_features=len(WINDOWS) * len(ACTIONS),
             hidden=self.hidden,
         )

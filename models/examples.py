@@ -14,23 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from domain.cross_features import cross_features
 from domain.lsh import signs
 from models.aif import Batch
-from models.config import ModelConfig
+from models.config import ENGAGEMENTS, ModelConfig
 from models.history import History
 from models.item_history import ItemHistory
 from models.log import Log
 from schemas.errors import BadInput
-from schemas.records import ACTION_CODES, Action
+from schemas.records import ACTION_CODES
 
-__all__ = ["ENGAGEMENTS", "Batches", "Examples", "examples_of"]
+__all__ = ["Batches", "Examples", "examples_of"]
 
 _Int = npt.NDArray[np.int64]
 
-#: Actions that count as wanting an item.
-ENGAGEMENTS: Final[tuple[Action, ...]] = (
-    "view", "click", "like", "follow", "comment", "share", "favourite", "cart", "purchase", "long_view",
-)  # fmt: skip
 _ENGAGEMENT_CODES: Final = np.array([ACTION_CODES[action] for action in ENGAGEMENTS], dtype=np.uint8)
 _IMPRESSION: Final = ACTION_CODES["impression"]
 #: An impression is answered by what the user does to the item within this time, before its next impression.
@@ -109,10 +106,10 @@ def _answered(log: Log, shown: npt.NDArray[np.bool_], engaged: npt.NDArray[np.bo
 class Batches:
     """Makes batches of examples, drawing fresh negatives with the generator that it is given."""
 
-    def __init__(self, log: Log, config: ModelConfig, negatives: int, behaviours: int | None = None) -> None:
-        """`behaviours` of each user where a model beside AIF reads more than `config.behaviours`."""
+    def __init__(self, log: Log, config: ModelConfig, negatives: int, behaviours: int = 0) -> None:
+        """`behaviours` of each user where a model beside AIF reads more than `config.long_behaviours`."""
         self._log = log
-        self.dimensions = replace(config.dimensions, behaviours=behaviours or config.behaviours)
+        self.dimensions = replace(config.dimensions, long_behaviours=max(behaviours, config.long_behaviours))
         self._negatives = negatives
         self._history = History(log.events)
         self.activity = ItemHistory(log.events, config.reembed_interval_ms)
@@ -128,33 +125,48 @@ class Batches:
         """
         negatives = drawn if drawn is not None else self._negatives if examples.sampled else 0
         log, positions = self._log, examples.positions
-        at_ms, state_ms = log.events.time_ms[positions][:, None], log.events.time_ms[examples.states][:, None]
-        users = self._history.before(examples.states, self.dimensions)
         items = log.events.item_id[positions][:, None]
         if negatives:
             items = np.concatenate((items, self._drawn(positions, negatives, generator)), axis=1)  # [B, C]
-        rows = log.catalogue.rows_at(items, at_ms)
-        behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, state_ms), -1)
-
+        rows = log.catalogue.rows_at(items, log.events.time_ms[positions][:, None])
         labels = np.zeros(items.shape, dtype=np.float32)
         labels[:, 0] = examples.labels
         weights = (rows >= 0) & ~log.catalogue.deleted[rows]
-        # What the user had lately, or chose here, is no negative.
-        wanted = ((items[:, 1:, None] == users.item_ids[:, None, :]) & users.present[:, None, :]).any(-1)
-        weights[:, 1:] &= ~wanted & (items[:, 1:] != items[:, :1])
+        # Only what is chosen here is no negative. What the user had before may be chosen again or not: left out of the
+        # negatives alone, "had it before" would mean "positive".
+        weights[:, 1:] &= items[:, 1:] != items[:, :1]
+        return self.joined(examples.states, rows, positions[:, None], labels, weights.astype(np.float32))
+
+    def joined(
+        self, states: _Int, rows: _Int, positions: _Int, labels: npt.NDArray[np.float32],
+        weights: npt.NDArray[np.float32],
+    ) -> Batch:  # fmt: skip
+        """Users as of just before log positions `states` [B], and candidates: catalogue rows [B, C] with the activity
+        of their items as of just before `positions` (of a shape that broadcasts to [B, C])."""
+        log = self._log
+        users = self._history.before(states, self.dimensions)
+        at_ms = log.events.time_ms[states][:, None]
+        behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, at_ms), -1)
+        present = behaviour_rows >= 0
+        categories, cross = cross_features(
+            log.catalogue.inputs.category[behaviour_rows], users.actions, users.ages, present,
+            self.dimensions.cross_categories,
+        )  # fmt: skip
 
         # An item enters as what it was at the time: a state of the catalogue, and a snapshot of its activity.
         snapshots = np.concatenate(
             (
-                self.activity.before(items, positions[:, None]),
-                self.activity.before(users.item_ids, examples.states[:, None]),
+                self.activity.before(log.catalogue.item_id[rows], positions),
+                self.activity.before(users.item_ids, states[:, None]),
             ),
             axis=1,
         )
         kinds = len(self.activity.features)
-        pairs = (np.concatenate((rows, behaviour_rows), axis=1) + 1) * kinds + snapshots
+        # Behaviours that are not there share one row, whatever stands in their places.
+        pairs = np.concatenate((rows + 1, behaviour_rows + 1), axis=1) * kinds
+        pairs += np.where(pairs > 0, snapshots, 0)
         pairs, place = np.unique(pairs, return_inverse=True)
-        place = place.reshape(len(positions), -1)
+        place = place.reshape(len(states), -1)
         used = pairs // kinds - 1
         inputs = log.catalogue.inputs.take(used).with_activity(self.activity.features[pairs % kinds])
         item_signs = signs(log.catalogue.signatures[used]) * log.catalogue.has_signature[used, None]
@@ -168,10 +180,12 @@ class Batches:
             behaviours=torch.from_numpy(place[:, rows.shape[1] :].copy()),
             actions=torch.from_numpy(users.actions),
             ages=torch.from_numpy(users.ages),
-            present=torch.from_numpy((behaviour_rows >= 0).astype(np.float32)),
+            present=torch.from_numpy(present.astype(np.float32)),
+            categories=torch.from_numpy(categories),
+            cross=torch.from_numpy(cross),
             candidates=torch.from_numpy(place[:, : rows.shape[1]].copy()),
             labels=torch.from_numpy(labels),
-            weights=torch.from_numpy(weights.astype(np.float32)),
+            weights=torch.from_numpy(weights),
         )
 
     def _drawn(self, positions: _Int, count: int, generator: np.random.Generator) -> _Int:

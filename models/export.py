@@ -25,9 +25,10 @@ import onnxruntime
 import torch
 
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, sha256
+from domain.cross_features import CROSS_FEATURES
 from domain.item_features import ItemInputs
 from domain.user_row import FINGERPRINT
-from models.aif import AIF, Head
+from models.aif import AIF, Folded, Head
 from models.tower import SAMPLE_INPUTS, LoadedTower
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ACTIONS
@@ -35,8 +36,8 @@ from schemas.records import ACTIONS
 __all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "export", "run_parts"]
 
 OPSET: Final = 20
-USER_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present")
-USER_OUTPUTS: Final = ("bias", "bridge_weight", "signature_weight")
+USER_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present", "cross")
+USER_OUTPUTS: Final = Folded._fields
 #: Largest difference of an exported part from the model, relative to the largest value.
 _TOLERANCE: Final = 1e-4
 _CHECKED_ITEMS, _CHECKED_USERS = 300, 3
@@ -55,14 +56,8 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
     """Write the model to `<artifacts>/<version>`; the same model twice is the same folder.
 
     `training` goes into the manifest for people to read; values must be JSON. Raises ArtifactError where what was
-    written does not compute what the model computes, BadInput where the folder cannot be written or the model has
-    parts that are not served.
+    written does not compute what the model computes, BadInput where the folder cannot be written.
     """
-    if model.config.din != "linear" or model.config.hard_search:
-        raise BadInput(
-            "a model with softmax DIN or hard search is for comparison and cannot be served: train it with "
-            "ModelConfig.din = 'linear' and hard_search = False"
-        )
     model.eval()
     files = {ITEM_TOWER: _tower_bytes(model), USER_PHASE: _user_phase_bytes(model), HEAD: _head_bytes(model.head)}
     dims = model.config.dimensions
@@ -116,8 +111,12 @@ def _without_pickles(archive: io.BytesIO) -> bytes:
 
 
 def _user_phase_bytes(model: AIF) -> bytes:
-    example = _user_example(model.config.dimensions, users=2)
-    users = torch.export.Dim("users", min=1)
+    dims = model.config.dimensions
+    # Other sizes than any that is fixed, or the exporter would take one for the other.
+    example = _user_example(dims, users=2, behaviours=dims.behaviours + 3, categories=5)
+    users, categories = torch.export.Dim("users", min=1), torch.export.Dim("categories")
+    # The exporter wants more than are attended to, the graph itself runs with as many as well.
+    behaviours = torch.export.Dim("behaviours", min=dims.behaviours + 1)
     # Its notes on operators of packages that are not installed, and on axis names, say nothing of this model.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -125,7 +124,7 @@ def _user_phase_bytes(model: AIF) -> bytes:
         program = torch.onnx.export(
             model.user, example, dynamo=True, opset_version=OPSET, verbose=False,
             input_names=list(USER_INPUTS), output_names=list(USER_OUTPUTS),
-            dynamic_shapes=tuple({0: users} for _ in example),
+            dynamic_shapes=({0: users}, *({0: users, 1: behaviours} for _ in example[1:-1]), {0: users, 1: categories}),
         )  # fmt: skip
     assert program is not None
     proto = program.model_proto
@@ -142,7 +141,8 @@ def _head_bytes(head: Head) -> bytes:
     with torch.no_grad():
         arrays = {
             "vector_weight": head.vector_weight.numpy(),  # [d, h1]
-            "tier_weight": head.tier_weight.numpy(),  # [T, h1]
+            "tier_weight": head.tier_weight.numpy(),  # [G * T, h1]
+            "attention_table": head.attention_table().numpy(),  # [m + 1]
             "w2": head.second.weight.T.contiguous().numpy(),  # [h1, h2]
             "b2": head.second.bias.numpy(),  # [h2]
             "w3": head.third.weight[0].numpy(),  # [h2]
@@ -166,7 +166,7 @@ def run_parts(folder: Path, manifest: Manifest) -> tuple[list[Any], list[Any]]:
     Raises ArtifactError where a part cannot be loaded or run, or gives something that is not finite.
     """
     dims = manifest.dimensions
-    items, users = _tower_example(dims, _CHECKED_ITEMS), _user_example(dims, _CHECKED_USERS)
+    items, users = _tower_example(dims, _CHECKED_ITEMS), _checked_users(dims)
     tower = LoadedTower.open(folder, manifest, torch.get_num_threads())
     try:
         session = onnxruntime.InferenceSession(folder / USER_PHASE, providers=["CPUExecutionProvider"])
@@ -179,10 +179,8 @@ def run_parts(folder: Path, manifest: Manifest) -> tuple[list[Any], list[Any]]:
         raise
     except Exception as error:  # each runtime has its own; whatever it is, the artifact is unusable here
         raise ArtifactError(f"{folder} does not run: {type(error).__name__}: {error}") from error
-    (h1, h2), d, tiers = dims.hidden, dims.vector_dim, dims.tiers
-    wanted = {"vector_weight": (d, h1), "tier_weight": (tiers, h1), "w2": (h1, h2), "b2": (h2,), "w3": (h2,), "b3": ()}
-    if shapes != wanted:
-        raise ArtifactError(f"{HEAD} holds {shapes}, its manifest asks for {wanted}: export it again")
+    if shapes != dims.head_shapes:
+        raise ArtifactError(f"{HEAD} holds {shapes}, its manifest asks for {dims.head_shapes}: export it again")
     if not finite or not all(np.isfinite(output).all() for part in parts for output in part):
         raise ArtifactError(f"{folder} gives values that are not finite: train it again")
     return parts
@@ -194,14 +192,14 @@ def _check(folder: Path, version: str, model: AIF) -> None:
     dims = manifest.dimensions
     with torch.no_grad():
         _compare(ITEM_TOWER, model.tower(*_tower_example(dims, _CHECKED_ITEMS)), tower)
-        _compare(USER_PHASE, model.user(*_user_example(dims, _CHECKED_USERS)), user_phase)
+        _compare(USER_PHASE, model.user(*_checked_users(dims)), user_phase)
 
 
 def _compare(name: str, expected: tuple[torch.Tensor, ...], found: list[Any]) -> None:
     for output, theirs in zip(expected, found, strict=True):
         ours = output.numpy()
-        difference = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
-        bound = _TOLERANCE * max(1.0, float(np.abs(ours).max()))
+        difference = float(np.abs(ours - theirs).max(initial=0)) if ours.shape == theirs.shape else float("inf")
+        bound = _TOLERANCE * max(1.0, float(np.abs(ours).max(initial=0)))
         if not difference <= bound:
             raise ArtifactError(
                 f"{name} as exported differs from the model by {difference:.2g} (allowed {bound:.2g}): "
@@ -218,14 +216,21 @@ def _tower_example(dims: Dimensions, items: int = 4) -> tuple[torch.Tensor, ...]
     )
 
 
-def _user_example(dims: Dimensions, users: int) -> tuple[torch.Tensor, ...]:
+def _checked_users(dims: Dimensions) -> tuple[torch.Tensor, ...]:
+    """Users with all the behaviours and categories that there can be."""
+    return _user_example(dims, _CHECKED_USERS, dims.long_behaviours, dims.cross_categories)
+
+
+def _user_example(dims: Dimensions, users: int, behaviours: int, categories: int) -> tuple[torch.Tensor, ...]:
     """Inputs in the order of USER_INPUTS; the last user has no behaviours."""
     generator = torch.Generator().manual_seed(0)
-    shape = (users, dims.behaviours)
+    shape = (users, behaviours)
     present = torch.randint(2, shape, generator=generator).float()
     present[-1] = 0
     known = present.unsqueeze(-1)
     signs = torch.randint(2, (*shape, dims.signature_bits), generator=generator) * 2.0 - 1
+    cross = torch.rand(users, categories, CROSS_FEATURES, generator=generator)
+    cross[-1] = 0
     return (
         torch.rand(users, dims.user_features, generator=generator),
         torch.randn(*shape, dims.vector_dim, generator=generator) * known,
@@ -233,4 +238,5 @@ def _user_example(dims: Dimensions, users: int) -> tuple[torch.Tensor, ...]:
         torch.randint(len(ACTIONS), shape, generator=generator) * present.long(),
         torch.rand(shape, generator=generator) * present,
         present,
+        cross,
     )

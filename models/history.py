@@ -1,6 +1,6 @@
 """What serving would have known of a user just before any event of a log, for many events at once.
 
-`History.before` equals `domain.user_features.user_inputs` on the row that the fold makes of all earlier events; it
+`History.before` equals `domain.user_features.user_inputs` on what the fold makes of all earlier events; it
 needs no fold, only sorted arrays: behaviours are the neighbours in the user's own order, window counts are
 differences of running sums at tile-floored starts.
 """
@@ -24,8 +24,9 @@ _Int = npt.NDArray[np.int64]
 class History:
     """Index of a log's events by user. Memory: 80 bytes an event."""
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
+    def __init__(self, events: Events, lag_ms: int = 0) -> None:
+        """`lag_ms` is how late events are known: users are read as of their times without what is younger than that."""
+        self._events, self._lag_ms = events, lag_ms
         _, user = np.unique(events.user_id, return_inverse=True)
         self._order = np.argsort(user, kind="stable")  # events by (user, log position)
         self._place = np.empty_like(self._order)  # where an event stands in that order
@@ -41,10 +42,14 @@ class History:
         np.cumsum(acted, axis=0, out=self._running[1:])
 
     def before(self, positions: _Int, dims: Dimensions) -> UserInputs:
-        """Inputs of the users of these events ([B] log positions), as of their times, from strictly earlier events."""
+        """Inputs of the users of these events ([B] log positions), as of their times, from strictly earlier events.
+
+        L is `dims.long_behaviours`, whatever the users have.
+        """
         events = self._events
-        place, at_ms = self._place[positions], events.time_ms[positions]
-        earlier = place[:, None] - 1 - np.arange(dims.behaviours)  # [B, L] newest first
+        at_ms = events.time_ms[positions]
+        place = self._known(positions, at_ms)
+        earlier = place[:, None] - 1 - np.arange(dims.long_behaviours)  # [B, L] newest first
         present = earlier >= self._first[self._user[positions]][:, None]
         source = self._order[np.maximum(earlier, 0)]
         elapsed = np.where(present, at_ms[:, None] - events.time_ms[source], 0)
@@ -56,10 +61,19 @@ class History:
             present=present,
         )
 
+    def _known(self, positions: _Int, at_ms: _Int) -> _Int:
+        """The place behind what is known of each user."""
+        place = self._place[positions]
+        if not self._lag_ms:
+            return place
+        keys = time_keys(self._user[positions], at_ms - self._lag_ms, self._events.time_ms)
+        return np.minimum(place, np.searchsorted(self._keys, keys, side="right"))
+
     def _window_counts(self, user: _Int, place: _Int, at_ms: _Int) -> npt.NDArray[np.float32]:
         starts = oldest_starts(at_ms)  # [B, windows]
         keys = time_keys(user[:, None], starts, self._events.time_ms)
         # A start before the log began is clipped to the user's own range, so that it never reaches another user.
-        oldest = np.searchsorted(self._keys, keys, side="left")
+        # And one after all that is known finds nothing.
+        oldest = np.minimum(np.searchsorted(self._keys, keys, side="left"), place[:, None])
         counts = self._running[place][:, None, :] - self._running[oldest]  # [B, windows, actions]
         return counts.astype(np.float32)

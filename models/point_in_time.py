@@ -103,22 +103,26 @@ def export_features(events: Path, labels: Path, out: Path, progress: Progress, p
     """Write `out`/features.parquet: the labels' own columns and every declared feature; the number of rows.
 
     Both inputs are Parquet. Events need the fields of a user_event, labels `user_id`, `position` and `at_ms`,
-    ascending by position. Raises BadInput where columns are missing or positions descend or lie outside the log.
+    ascending by position. Raises BadInput where columns are missing, where positions descend or lie outside the log,
+    and naming the label whose time lies before the log.
     """
     log, told = _opened(events, _EVENTS[:5]), _opened(labels, _LABELS)
     out.mkdir(parents=True, exist_ok=True)
-    state, rows, done = LogFold(plan), 0, 0
+    state, rows, done, begins_ms = LogFold(plan), 0, 0, NEVER
     waiting = _label_pieces(told, labels)
     held: _Labels | None = next(waiting, None)
     schema = _schema(told.schema_arrow, plan)
     with pq.ParquetWriter(out / "features.parquet", schema) as writer:
         for piece in _event_pieces(log, events):
             end = done + len(piece)
+            if not done:
+                begins_ms = int(piece.event_time_ms.min())
             # Labels at `end` see all of this piece; they are written with the next one, or after the last.
             taken = []
             while held is not None and held.position[0] < end:
                 now = int(np.searchsorted(held.position, end, side="left"))
                 taken.append(_sliced(held, 0, now))
+                _require_after(begins_ms, taken[-1], rows + sum(len(each.position) for each in taken[:-1]), labels)
                 held = _sliced(held, now, len(held.position)) if now < len(held.position) else next(waiting, None)
             rows += _advance(state, piece, taken, writer, schema)
             done = end
@@ -127,10 +131,24 @@ def export_features(events: Path, labels: Path, out: Path, progress: Progress, p
         while held is not None:
             if held.position[-1] > done:
                 raise BadInput(f"{labels}: position {held.position[-1]} lies behind the log's {done} events")
+            _require_after(begins_ms, held, rows, labels)
             rows += _advance(state, nothing, [held], writer, schema)
             held = next(waiting, None)
         progress(done, rows)
     return rows
+
+
+def _require_after(begins_ms: int, labels: _Labels, row: int, path: Path) -> None:
+    """Refuse labels, the first of which is row `row` of the file, that are read before anything is known of anybody.
+
+    `begins_ms` is the oldest time of the log's first piece: events may be late, by less than a piece.
+    """
+    early = np.flatnonzero(labels.at_ms < begins_ms)
+    if len(early):
+        raise BadInput(
+            f"{path}: row {row + int(early[0])} has at_ms {labels.at_ms[early[0]]}, before the log's first event "
+            f"({begins_ms}): its features would be those of nobody; give older events, or leave such labels out"
+        )
 
 
 def _advance(state: LogFold, piece: EventBatch, taken: list[_Labels], writer: Any, schema: Any) -> int:

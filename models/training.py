@@ -32,6 +32,8 @@ __all__ = ["Progress", "Trained", "TrainingOptions", "train"]
 
 _STUDENT: Final = "model"
 _TEACHER: Final = "teacher"
+#: Of either label; fewer say too little of what a chance is worth.
+_FEWEST_TO_CALIBRATE: Final = 50
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,7 @@ def train(
     known, held_out = examples.split(log, options.held_out)
     sizes, taught = BaselineConfig(), bool(options.distill or options.align)
     with reproducible(options.seed, options.threads):
-        longest = max(config.behaviours, sizes.long_behaviours) if taught else config.behaviours
-        batches = Batches(log, config, options.negatives, longest)
+        batches = Batches(log, config, options.negatives, sizes.long_behaviours if taught else 0)
         budget = Budget(options.epochs, options.batch_size, options.learning_rate)
 
         def fitted(
@@ -131,11 +132,14 @@ def _judged(model: AIF, held: Judged, calibrate: bool) -> tuple[dict[str, float]
     """Metrics of the served form on held-out examples; where it is wanted and possible, the model is calibrated first.
 
     A calibration is fitted on every second user and judged on the others. AUC and GAUC are of all: it changes no order.
+    Possible is one with enough of either label.
     """
     logits, labels = held.scores(model), held.labels
     _, user = np.unique(held.users, return_inverse=True)
     fitting = user % 2 == 1
-    calibration = platt(labels[fitting], logits[fitting]) if calibrate else None
+    positives = int(labels[fitting].sum())
+    enough = min(positives, int(fitting.sum()) - positives) >= _FEWEST_TO_CALIBRATE
+    calibration = platt(labels[fitting], logits[fitting]) if calibrate and enough else None
     if calibration is not None:
         fold_calibration(model.head, calibration)
         logits = calibration.apply(logits)

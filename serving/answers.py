@@ -31,11 +31,12 @@ class Answer:
     order: npt.NDArray[np.int64]  #: [k] indices of candidates, best first, after filters
     left_out: npt.NDArray[np.int64]  #: indices of candidates that filters refused
     sample_id: int = 0  #: 0: not kept
+    explanation: dict[str, Any] | None = None
 
     def as_json(self, item_of: Callable[[int], Item | None], clock: StageClock) -> dict[str, Any]:
         """The JSON answer as data; titles are the catalogue's."""
         ranked, age_ms = self.ranked, self.age_ms
-        answer = {
+        answer: dict[str, Any] = {
             "model_version": self.model_version,
             "user_id": self.request.user,
             "user_known": self.user_known,
@@ -52,6 +53,8 @@ class Answer:
         }
         if self.sample_id:
             answer["sample_id"] = f"{self.sample_id:016x}"
+        if self.explanation is not None:
+            answer["explanation"] = self.explanation
         return answer
 
     def as_binary(self) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from schemas.errors import BadInput
 from schemas.ids import hashed_id
 
-__all__ = ["EntityRef", "entity_of", "integer", "kind_of", "known_fields", "number"]
+__all__ = ["EntityRef", "boolean", "entity_of", "integer", "kind_of", "known_fields", "number"]
 
 #: An id as a request writes it: an int64, or a string that is hashed as at the producers' edge.
 EntityRef = int | str
@@ -74,3 +74,13 @@ def number(fields: dict[str, Any], name: str) -> float | None:
     if not (value >= 0 and math.isfinite(value)):
         raise BadInput(f"{name} must be a number of at least 0, not {value}")
     return float(value)
+
+
+def boolean(fields: dict[str, Any], name: str) -> bool:
+    """An optional true or false; false where it is absent or null. Raises BadInput."""
+    value = fields.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise BadInput(f"{name} must be true or false, not {kind_of(value)}")
+    return value

@@ -51,6 +51,13 @@ _ID: Final = {
     "description": "An int64, or a string id, which is hashed as at the producers' edge.",
     "schema": {"type": "string", "minLength": 1},
 }
+_SAMPLE_ID: Final = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "`sample_id` of an answer.",
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+}
 _AT: Final = {
     "name": "at_ms",
     "in": "query",
@@ -114,6 +121,8 @@ DOCUMENT: Final[dict[str, Any]] = {
         ),
         "/v1/features": _get("The declared user features.", "Features"),
         "/v1/versions": _get("Model versions: live, coming, announced, refused.", "Versions"),
+        "/v1/answers": _get("The newest answers that were kept.", "Samples"),
+        "/v1/answers/{id}": _get("An answer that was kept.", "Sample", _SAMPLE_ID, problems=(400, 404)),
         "/v1/freshness": _get("Delays from event to servable.", "Freshness", _WINDOW, problems=(400,)),
         "/livez": _get("The process answers.", "Live"),
         "/readyz": _get("The server should get traffic.", "Ready", problems=(503,)),

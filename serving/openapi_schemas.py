@@ -68,6 +68,7 @@ _RANK_REQUEST: Final = _object(
         "top_k": _maybe(_within(1, MOST_CANDIDATES)),
         "at_ms": _maybe(_TIME),
         "deadline_ms": _maybe(_within(1, 60_000)),
+        "explain": _maybe(_TRUTH),
         "filters": _maybe(reference("Filters")),
     },
 )
@@ -87,7 +88,51 @@ _RANK_ANSWER: Final = _object(
         "duplicates": _COUNT,
         "items": _array(reference("RankedItem"), maxItems=MOST_CANDIDATES),
         "stages_ms": _object(dict.fromkeys(STAGES, _NUMBER)),
+    },
+    {"sample_id": _VERSION, "explanation": reference("Explanation")},
+)
+_SIMILAR: Final = _object(
+    {
+        "item_id": _INT64,
+        "action": {"enum": list(ACTIONS)},
+        "hours_ago": _NUMBER,
+        "equal_bits": _COUNT,
+        "bits": _COUNT,
+        "attention": _NUMBER,
+    },
+    says="A behaviour whose item's signature resembles the candidate's.",
+)
+_EXPLAINED: Final = _object(
+    {
+        "item_id": _INT64,
+        "logit": _NUMBER,
+        "score": _NUMBER,
+        "terms": _array(_object({"term": _TEXT, "contribution": _NUMBER})),
+        "similar": _array(_SIMILAR),
+        "event_time_ms": _maybe(_INT64),
+        "age_ms": _maybe({"type": "integer"}),
     }
+)
+_SAMPLED: Final = {
+    "sample_id": _VERSION,
+    "taken_ms": _TIME,
+    "model_version": _VERSION,
+    "user_id": _INT64,
+    "at_ms": _TIME,
+}
+_SAMPLE: Final = _object(
+    {
+        **_SAMPLED,
+        "user_known": _TRUTH,
+        "applied": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": _COUNT}},
+        "behaviours_used": _COUNT,
+        "behaviours_missing": _COUNT,
+        "candidates": _array(_INT64),
+        "scores": _array(_NUMBER),
+        "known": _array(_TRUTH),
+        "ranking": _array(_INT64),
+    },
+    says="What an answer was made from, and what came out.",
 )
 _ITEM_ROW: Final = _object(
     {
@@ -227,6 +272,17 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "VersionState": _VERSION_STATE,
     "Versions": _VERSIONS,
     "Freshness": _object({"window_s": _NUMBER, "tables": {"type": "object", "additionalProperties": _DELAYS}}),
+    "Explanation": _object(
+        {
+            "user_event_time_ms": _maybe(_INT64),
+            "user_age_ms": _maybe({"type": "integer"}),
+            "items": _array(_EXPLAINED),
+        }
+    ),
+    "Sample": _SAMPLE,
+    "Samples": _object(
+        {"share": _NUMBER, "lost": _COUNT, "answers": _array(_object({**_SAMPLED, "candidates": _COUNT}))}
+    ),
     "Live": _object({"live": {"const": True}}),
     "Ready": _object(_READY),
     "Document": _FREE,

@@ -11,7 +11,7 @@ import orjson
 
 from schemas.errors import BadInput
 from serving.binary import MOST_CANDIDATES, decode_request
-from serving.json_fields import EntityRef, entity_of, integer, kind_of, known_fields
+from serving.json_fields import EntityRef, boolean, entity_of, integer, kind_of, known_fields
 from serving.post_processing import NO_FILTERS, Filters
 
 __all__ = ["MOST_REQUESTS", "RankRequest", "parse_batch"]
@@ -19,7 +19,7 @@ __all__ = ["MOST_REQUESTS", "RankRequest", "parse_batch"]
 #: Requests of one batch; their candidates together are at most MOST_CANDIDATES.
 MOST_REQUESTS: Final = 64
 
-_FIELDS: Final = frozenset({"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "filters"})
+_FIELDS: Final = frozenset({"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "explain", "filters"})
 _INT64: Final = range(-(2**63), 2**63)
 #: Times that windows can be read at (domain/windows.py).
 _TIMES_MS: Final = range(0, 2**62)
@@ -41,6 +41,7 @@ class RankRequest:
     written: list[EntityRef] | None = None  #: [n] the candidates as written, where that is not their ids
     places: Ids | None = None  #: [given] index in `candidate_ids` of every candidate given; None where all are distinct
     in_request_order: bool = False
+    explain: bool = False
     filters: Filters = NO_FILTERS
 
     @property
@@ -73,6 +74,7 @@ class RankRequest:
             deadline_ms=integer(checked, "deadline_ms", _DEADLINES_MS),
             written=written,
             places=places,
+            explain=boolean(checked, "explain"),
             filters=Filters.parse(checked.get("filters"), "filters"),
         )
 

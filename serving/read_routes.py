@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,7 @@ __all__ = ["Asked", "ReadRoutes"]
 _METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _INT64: Final = range(-(2**63), 2**63)
 _MOST_DIGITS: Final = 20
+_SAMPLE_ID: Final = re.compile("[0-9a-f]{16}")
 _LATEST_MS: Final = 2**62 - 1
 _LONGEST_WINDOW_S: Final = 86_400.0
 
@@ -56,6 +58,7 @@ class ReadRoutes:
 
     def __init__(self, service: Service, metrics: Metrics, freshness: Freshness) -> None:
         self._lookups = service.lookups
+        self._samples = service.samples
         self._metrics = metrics
         self._freshness = freshness
 
@@ -67,6 +70,8 @@ class ReadRoutes:
             "/v1/features": self._features,
             "/v1/versions": self._versions,
             "/v1/freshness": self._delays,
+            "/v1/answers": self._kept,
+            "/v1/answers/{id}": self._answer,
             "/openapi.json": self._openapi,
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -102,6 +107,18 @@ class ReadRoutes:
             raise BadInput(f"window_s must be a number of seconds up to {_LONGEST_WINDOW_S:.0f}, not {raw!r}")
         delays = self._freshness.over(window_s)
         return json_reply({"window_s": window_s, "tables": {table: each._asdict() for table, each in delays.items()}})
+
+    def _kept(self, asked: Asked) -> Reply:
+        return json_reply({"share": self._samples.share, "lost": self._samples.lost, "answers": self._samples.newest()})
+
+    def _answer(self, asked: Asked) -> Reply:
+        text = asked.values[0]
+        if not _SAMPLE_ID.fullmatch(text):
+            raise BadInput(f"a sample's id has 16 hex digits, not {text!r}")
+        sample = self._samples.get(int(text, 16))
+        if sample is None:
+            return problem(404, f"answer {text} is not kept here: it was not sampled, or newer ones have replaced it")
+        return json_reply(sample)
 
     def _openapi(self, asked: Asked) -> Reply:
         return json_reply(DOCUMENT)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from domain.n2o import Flag
 from domain.user_features import user_inputs
+from domain.user_row import behaviours_of
 from schemas.errors import Corrupt
 from schemas.records import UserHead
-from serving.kernels import Floats, assemble, first_layer, input_width, rank, score
+from serving.kernels import Floats, assemble, category_rows, first_layer, input_width, rank, score
 from serving.stages import StageClock
 from serving.versions import Version
 
@@ -60,7 +61,8 @@ class Scorer:
         """
         sizes, layout, count = version.sizes, version.layout, len(candidates)
         with clock.time("transform"):
-            user = user_inputs([head], np.array([at_ms], dtype=np.int64), sizes)
+            newest_first = behaviours_of(head)[::-1]
+            user = user_inputs([head], [newest_first], np.array([at_ms], dtype=np.int64), sizes)
         with clock.time("feature_retrieval"):
             # Candidates and behaviours in one gather: all rows are of one moment.
             ids = np.concatenate((candidates, user.item_ids[0]))
@@ -72,13 +74,12 @@ class Scorer:
         with clock.time("inference"):
             folded = version.phase.run(user, behaviours, found[count:])
         with clock.time("transform"):
-            signed = used & (behaviours["flags"] & Flag.HAS_SIGNATURE != 0)
             live = found[:count] & (rows["flags"] & Flag.DELETED == 0)
             _blank(raw[:count], found[:count] & ~live)
-            assemble(rows, behaviours["signature"][signed], sizes, inputs)
-            weights = first_layer(version.head, folded.bridge_weight, folded.signature_weight)
+            assemble(rows, version.head, folded, sizes, inputs)
+            weights, added = first_layer(version.head, folded), category_rows(rows, folded, sizes)
         with clock.time("inference"):
-            scores = score(inputs, weights, folded.bias, version.head)
+            scores = score(inputs, weights, folded.bias, added, version.head)
         with clock.time("post_processing"):
             if not np.isfinite(scores).all():
                 raise Corrupt(f"model {version.name} gave a score that is not a number: roll back to another version")

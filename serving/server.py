@@ -27,6 +27,7 @@ from serving.metrics import Metrics
 from serving.post_processing import Filters
 from serving.processes import Processes
 from serving.progress import Progress
+from serving.samples import Samples
 from serving.service import Service
 from serving.state import StateFolder
 from serving.store import Store
@@ -44,7 +45,13 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
-    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, workers: int
+    deployment: Deployment,
+    exposure: Exposure,
+    tables: Path | None,
+    gate: float,
+    filters: Filters,
+    samples: Samples,
+    workers: int,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
@@ -58,14 +65,19 @@ def serve(
         "broker %s, topics %s*, tables %s", deployment.bootstrap_servers, deployment.prefix, tables or "none here"
     )
     _prepare_state(deployment)
-    feeder, scorer = Feeder(deployment, tables, gate), partial(score, deployment, listener, exposure, gate, filters)
+    feeder, scorer = (
+        Feeder(deployment, tables, gate),
+        partial(score, deployment, listener, exposure, gate, filters, samples),
+    )
     scorers: list[tuple[str, Callable[[], None]]] = [(f"scoring process {number}", scorer) for number in range(workers)]
     Processes([[("the feeder", feeder.run)], scorers]).run(_DRAIN_S + _MARGIN_S)
     listener.close()
     _log.info("stopped")
 
 
-def score(deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters) -> None:
+def score(
+    deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters, samples: Samples
+) -> None:
     """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,7 +89,7 @@ def score(deployment: Deployment, listener: socket.socket, exposure: Exposure, g
     metrics = Metrics(store, versions, progress, freshness)
     follower = Follower(deployment, folder, store, versions, progress)
     with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers:
-        service = Service(deployment, store, versions, progress, metrics, filters, scorers)
+        service = Service(deployment, store, versions, progress, metrics, filters, scorers, samples)
         limits = Limits()
         config = uvicorn.Config(
             create_app(service, metrics, freshness, limits, exposure.token),

@@ -94,8 +94,13 @@ class Store:
         """The newest watermark of each table partition that has one."""
         return {at: mark for at, (_, mark) in self.marks().items() if mark}
 
+    @property
+    def applied(self) -> dict[TablePartition, int]:
+        """The next changelog offset to apply of each table partition of which that is known."""
+        return {at: offset for at, (offset, _) in self.marks().items() if offset and at.table in SERVED_TABLES}
+
     def marks(self) -> dict[TablePartition, tuple[int, Watermark | None]]:
-        """The next changelog offset to apply, and the newest watermark, of each table partition that has begun."""
+        """The next changelog offset to apply, and the newest watermark, of each followed partition that has begun."""
         with self.rows.reading() as txn:
             found = [(key.decode(), orjson.loads(value)) for key, value in txn.items("marks")]
         return {

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from domain.artifact import USER_PHASE, Dimensions
+from domain.cross_features import cross_features
+from domain.item_features import category_buckets
 from domain.lsh import signs
 from domain.n2o import Flag
+from domain.tiers import group_table
 from domain.user_features import UserInputs
 from schemas.errors import ArtifactError
+from serving.kernels import Floats, Folded
 
-__all__ = ["Folded", "UserPhase"]
+__all__ = ["UserPhase"]
 
-Floats = npt.NDArray[np.float32]
-
-_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present")
-_OUTPUTS: Final = ("bias", "bridge_weight", "signature_weight")
+_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present", "cross")
+_OUTPUTS: Final = ("bias", "bridge_weight", "signature_weight", "attention_weight", "category_weight")
 _ERRORS_ONLY: Final = 3  #: onnxruntime's log severity
-
-
-class Folded(NamedTuple):
-    """The user in the head's first layer."""
-
-    bias: Floats  #: [h1]
-    bridge_weight: Floats  #: [n, h1]
-    signature_weight: Floats  #: [m, h1]
 
 
 class UserPhase:
@@ -54,6 +48,7 @@ class UserPhase:
                 f"found {', '.join(sorted(found[0]))} and {', '.join(sorted(found[1]))}"
             )
         self._sizes = sizes
+        self._groups = group_table(sizes.tier_groups)  # [actions, G]
 
     def run(self, inputs: UserInputs, records: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> Folded:
         """Fold one user (`inputs` of one) whose behaviours' records ([L] of the layout's dtype) are at hand.
@@ -63,7 +58,13 @@ class UserPhase:
         sizes = self._sizes
         present = inputs.present[0] & known
         signed = present & (records["flags"] & Flag.HAS_SIGNATURE != 0)
-        outputs = self._session.run(
+        buckets = category_buckets(
+            records["category_id"], records["flags"] & Flag.HAS_CATEGORY != 0, sizes.category_buckets
+        )  # [L]
+        categories, cross = cross_features(
+            buckets[None], inputs.actions, inputs.ages, present[None], sizes.cross_categories
+        )
+        outputs: list[Floats] = self._session.run(
             _OUTPUTS,
             {
                 "windows": inputs.windows,
@@ -72,9 +73,19 @@ class UserPhase:
                 "actions": inputs.actions,
                 "ages": inputs.ages,
                 "present": present[None].astype(np.float32),
+                "cross": cross,
             },
         )
-        return Folded(*(output[0] for output in outputs))
+        bias, bridge_weight, signature_weight, attention_weight, category_weight = (each[0] for each in outputs)
+        counted = self._groups[inputs.actions[0]] & signed[:, None]  # [L, G]
+        packed, newest = records["signature"], slice(sizes.attended)
+        return Folded(
+            bias, bridge_weight, signature_weight, attention_weight, category_weight,
+            tuple(packed[counted[:, group]] for group in range(counted.shape[1])),
+            np.ascontiguousarray(packed[newest]),
+            signed[newest],
+            categories[0],
+        )  # fmt: skip
 
     def warm(self) -> None:
         """Run once for nobody, so that the first request does not pay for the session's set-up.
@@ -94,8 +105,11 @@ class UserPhase:
             folded = self.run(nobody, sizes.layout.empty(count), np.zeros(count, dtype=np.bool_))
         except Exception as error:  # see __init__
             raise ArtifactError(f"{USER_PHASE} does not run: {error}") from error
-        expected = [(h1,), (sizes.bridges, h1), (sizes.signature_bits, h1)]
-        if [output.shape for output in folded] != expected or not all(np.isfinite(output).all() for output in folded):
+        expected = [
+            (h1,), (sizes.bridges, h1), (sizes.signature_bits, h1), (sizes.attended, h1), (sizes.cross_categories, h1)
+        ]  # fmt: skip
+        outputs = [getattr(folded, name) for name in _OUTPUTS]
+        if [output.shape for output in outputs] != expected or not all(np.isfinite(each).all() for each in outputs):
             raise ArtifactError(
-                f"{USER_PHASE} must give finite outputs of {expected}, found {[output.shape for output in folded]}"
+                f"{USER_PHASE} must give finite outputs of {expected}, found {[output.shape for output in outputs]}"
             )

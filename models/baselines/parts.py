@@ -57,15 +57,11 @@ class Baseline(nn.Module):
         vectors = self.item.vector(batch.embedding, batch.category, batch.numeric)  # [U, d]
         known = batch.present.unsqueeze(-1)  # [B, L, 1]
         theirs = F.embedding(batch.behaviours, vectors) * known  # [B, L, d]
+        values = self.user.values(theirs, batch.actions, batch.ages, batch.present)
         short = slice(self.config.behaviours)
-        encoded = self.user.encode(
-            batch.windows, theirs[:, short], batch.actions[:, short], batch.ages[:, short], batch.present[:, short]
-        )
-        values = encoded.behaviours
-        if attended > self.config.behaviours:
-            values = self.user.values(theirs, batch.actions, batch.ages, batch.present)
+        user, _ = self.user.encode(batch.windows, values[:, short], batch.present[:, short])
         return Inputs(
-            encoded.user,
+            user,
             F.embedding(batch.candidates, vectors),
             values[:, :attended],
             batch.present[:, :attended],

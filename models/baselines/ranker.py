@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aif import Batch, tier_histogram
+from domain.cross_features import CROSS_FEATURES
+from domain.tiers import group_table
+from models.aif import Batch, equal_bits, of_category, tier_counts
 from models.baselines.parts import Attention, Baseline, BaselineConfig, head
 from models.config import ModelConfig
-from models.cross_features import HARD_SEARCH_COLUMNS, hard_search, similar_values
 
-__all__ = ["Ranker"]
+__all__ = ["Ranker", "similar_values"]
 
 
 class Ranker(Baseline):
@@ -27,7 +28,9 @@ class Ranker(Baseline):
         d = config.vector_dim
         self.attention = Attention(d, sizes.attention_hidden)
         self.sharpness = nn.Parameter(torch.tensor(8.0))  # of softmax(sharpness * cosine)
-        self.head = head(7 * d + config.tiers + HARD_SEARCH_COLUMNS, sizes.ranker_hidden)
+        self.groups: Tensor
+        self.register_buffer("groups", torch.from_numpy(group_table(config.tier_groups)).float(), persistent=False)
+        self.head = head(7 * d + config.dimensions.tier_columns + CROSS_FEATURES, sizes.ranker_hidden)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, C]."""
@@ -38,9 +41,11 @@ class Ranker(Baseline):
         attended = self.attention(item, inputs.values, inputs.present)  # [B, C, d]
         cosine, known = _cosine(batch)
         similar = similar_values(cosine, known, inputs.values, self.sharpness)  # [B, C, d]
-        tiers = tier_histogram(inputs.signs, inputs.behaviour_signs, self.config.tiers)  # [B, C, T]
-        categories = batch.category[batch.candidates], batch.category[batch.behaviours]
-        category = hard_search(*categories, batch.actions, batch.ages, batch.present)  # [B, C, columns]
+        equal = equal_bits(inputs.signs, inputs.behaviour_signs)  # [B, C, L]
+        tiers = torch.log1p(
+            tier_counts(equal, batch.actions, self.groups, self.config.tiers, self.config.signature_bits)
+        )  # [B, C, G * T]
+        category = of_category(batch.category[batch.candidates], batch.categories, batch.cross)  # [B, C, X]
         crossed = (user, item, user * item, attended, attended * item, similar, similar * item, tiers, category)
         logits: Tensor = self.head(torch.cat(crossed, dim=-1)).squeeze(-1)
         return logits
@@ -48,9 +53,19 @@ class Ranker(Baseline):
     def online_multiply_adds(self) -> int:
         """Both attentions, a byte operation per 8 bits of every behaviour, the head without its user and item parts."""
         d, (h1, h2), long = self.config.vector_dim, self.sizes.ranker_hidden, self.sizes.long_behaviours
-        crossed = 5 * d + self.config.tiers + HARD_SEARCH_COLUMNS
+        crossed = 5 * d + self.config.dimensions.tier_columns + CROSS_FEATURES
         similarities = long * (self.config.signature_bits // 8 + self.config.embedding_dim + d)
         return self.attention.multiply_adds(long) + similarities + crossed * h1 + h1 * h2 + h2
+
+
+def similar_values(similarity: Tensor, known: Tensor, values: Tensor, sharpness: Tensor) -> Tensor:
+    """Values weighted by softmax(sharpness * similarity) over the behaviours whose similarity is known.
+
+    similarity [B, C, L] at most 1, known [B, L] (0 or 1), values [B, L, d] -> [B, C, d]; zeros for a user without any.
+    """
+    # At most exp(0), so that it stays finite without subtracting a maximum that may not exist.
+    weights = torch.exp(sharpness * (similarity - 1)) * known.unsqueeze(1)  # [B, C, L]
+    return torch.as_tensor(weights @ values / weights.sum(-1, keepdim=True).clamp(min=1e-30))
 
 
 def _cosine(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,7 @@ def contest(
     batches = Batches(log, config, options.negatives, sizes.long_behaviours)
     chosen = spread(tail, options.judged)
     held = judged(log, batches, chosen)
-    full = full_catalogue(log, batches.dimensions, batches.activity, tail, options.queries)
+    full = full_catalogue(log, batches, tail, options.queries)
     _, _, weights = group_auc(held.users, held.labels, np.zeros(len(held.labels), dtype=np.float32))
     found = Contest(_about(log, known, tail, held, full), weights, len(full.states), {})
     if truth is not None:

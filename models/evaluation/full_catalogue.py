@@ -14,12 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from domain.artifact import Dimensions
-from domain.lsh import signs
-from models.aif import Batch
-from models.examples import Examples
-from models.history import History
-from models.item_history import ItemHistory
+from models.examples import Batches, Examples
 from models.log import Log
 
 __all__ = ["FullCatalogue", "full_catalogue"]
@@ -33,9 +28,7 @@ _QUERIES, _CANDIDATES = 4, 1024
 class FullCatalogue:
     """Queries on the same candidates."""
 
-    log: Log
-    dimensions: Dimensions
-    activity: ItemHistory
+    batches: Batches
     start: int  #: log position at which the held-out time begins
     states: _Int  #: [Q] log position just before which each user is read
     rows: _Int  #: [N] the candidates' rows of the catalogue
@@ -44,50 +37,20 @@ class FullCatalogue:
     def scores(self, model: nn.Module) -> npt.NDArray[np.float32]:
         """The model's logits [Q, N]."""
         found = np.empty(self.wanted.shape, dtype=np.float32)
-        history = History(self.log.events)
         with torch.inference_mode():
             for query in range(0, len(self.states), _QUERIES):
                 queries = slice(query, query + _QUERIES)
+                states = self.states[queries]
                 for start in range(0, len(self.rows), _CANDIDATES):
                     candidates = slice(start, start + _CANDIDATES)
-                    batch = self._batch(history, self.states[queries], self.rows[candidates])
+                    rows = np.broadcast_to(self.rows[candidates], (len(states), len(self.rows[candidates])))
+                    nothing = np.zeros(rows.shape, dtype=np.float32)
+                    batch = self.batches.joined(states, rows, np.full((1, 1), self.start), nothing, nothing)
                     found[queries, candidates] = model(batch).numpy()
         return found
 
-    def _batch(self, history: History, states: _Int, rows: _Int) -> Batch:
-        log = self.log
-        users = history.before(states, self.dimensions)
-        at_ms = log.events.time_ms[states][:, None]
-        behaviour_rows = np.where(users.present, log.catalogue.rows_at(users.item_ids, at_ms), -1)
-        used = np.concatenate((rows, behaviour_rows.ravel()))
-        snapshots = np.concatenate(
-            (
-                self.activity.before(log.catalogue.item_id[rows], np.full(len(rows), self.start)),
-                self.activity.before(users.item_ids, states[:, None]).ravel(),
-            )
-        )
-        inputs = log.catalogue.inputs.take(used).with_activity(self.activity.features[snapshots])
-        shape = len(states), len(rows)
-        return Batch(
-            item_ids=torch.from_numpy(log.catalogue.item_id[used]),
-            embedding=torch.from_numpy(inputs.embedding),
-            category=torch.from_numpy(inputs.category),
-            numeric=torch.from_numpy(inputs.numeric),
-            signs=torch.from_numpy(signs(log.catalogue.signatures[used]) * log.catalogue.has_signature[used, None]),
-            windows=torch.from_numpy(users.windows),
-            behaviours=len(rows) + torch.arange(behaviour_rows.size).view(behaviour_rows.shape),
-            actions=torch.from_numpy(users.actions),
-            ages=torch.from_numpy(users.ages),
-            present=torch.from_numpy((behaviour_rows >= 0).astype(np.float32)),
-            candidates=torch.arange(len(rows)).expand(shape),
-            labels=torch.zeros(shape),
-            weights=torch.ones(shape),
-        )
 
-
-def full_catalogue(
-    log: Log, dimensions: Dimensions, activity: ItemHistory, held_out: Examples, queries: int
-) -> FullCatalogue:
+def full_catalogue(log: Log, batches: Batches, held_out: Examples, queries: int) -> FullCatalogue:
     """Up to `queries` users that want something in the held-out examples, evenly spread over user ids."""
     positive = held_out.labels > 0.5
     users, first = np.unique(log.events.user_id[held_out.positions], return_index=True)
@@ -107,4 +70,4 @@ def full_catalogue(
     if len(asking) > queries:
         asking = asking[np.linspace(0, len(asking) - 1, queries).astype(np.int64)]
     start = int(held_out.positions[0])
-    return FullCatalogue(log, dimensions, activity, start, held_out.states[first[asking]], rows, wanted[asking])
+    return FullCatalogue(batches, start, held_out.states[first[asking]], rows, wanted[asking])

@@ -24,7 +24,8 @@ from schemas.errors import ArtifactError
 
 SIZES = Dimensions(
     embedding_dim=64, signature_bits=64, category_buckets=128, item_numeric=4, vector_dim=64, bridges=16, tiers=8,
-    behaviours=32, user_features=56, hidden=(128, 64),
+    tier_groups=(("click",), ("impression", "dislike")), behaviours=32, attention=True, long_behaviours=99,
+    cross_categories=4, user_features=56, hidden=(128, 64),
 )  # fmt: skip
 NAMES = (ITEM_TOWER, USER_PHASE, HEAD)
 
@@ -143,7 +144,7 @@ def test_another_stride_is_refused(folder, manifest) -> None:
 
 def test_another_format_is_refused(manifest) -> None:
     """A manifest of a future format says so."""
-    content = json.loads(manifest.to_json()) | {"format": 3}
+    content = json.loads(manifest.to_json()) | {"format": 4}
     with pytest.raises(ArtifactError, match="format"):
         Manifest.from_json(json.dumps(content).encode())
 

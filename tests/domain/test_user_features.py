@@ -7,13 +7,14 @@ import numpy as np
 from planted import user_event
 
 from domain.user_features import UserInputs, user_inputs
+from domain.user_row import behaviours_of
 from domain.user_state import EventBatch, fold
 from domain.windows import WINDOWS
 from models.config import ModelConfig
 from schemas.codec import codec
 from schemas.records import ACTION_CODES, ACTIONS, UserEvent, UserHead
 
-_DIMS = ModelConfig(behaviours=3).dimensions
+_DIMS = ModelConfig(behaviours=3, long_behaviours=5).dimensions
 _HOUR_MS = 3_600_000
 _NOW_MS = 1000 * 24 * _HOUR_MS
 
@@ -24,16 +25,17 @@ def _heads(records: list[UserEvent]) -> dict[int, UserHead]:
 
 
 def _inputs(heads: list[UserHead | None], at_ms: int) -> UserInputs:
-    return user_inputs(heads, np.full(len(heads), at_ms), _DIMS)
+    return user_inputs(heads, [behaviours_of(head)[::-1] for head in heads], np.full(len(heads), at_ms), _DIMS)
 
 
 def test_newest_behaviours_come_first() -> None:
-    """The newest behaviours stand first, with action codes and log1p hours of age; the oldest beyond L are left out."""
-    records = [user_event(n, 1, 10 + n, _NOW_MS - (4 - n) * _HOUR_MS, "purchase") for n in range(4)]
+    """The newest behaviours stand first, with action codes and log1p hours of age; those beyond the most that are read
+    are left out."""
+    records = [user_event(n, 1, 10 + n, _NOW_MS - (7 - n) * _HOUR_MS, "purchase") for n in range(7)]
     inputs = _inputs([_heads(records)[1]], _NOW_MS)
-    assert inputs.item_ids.tolist() == [[13, 12, 11]]
-    assert inputs.actions.tolist() == [[ACTION_CODES["purchase"]] * 3]
-    np.testing.assert_allclose(inputs.ages[0], [math.log1p(hours) for hours in (1, 2, 3)], rtol=1e-6)
+    assert inputs.item_ids.tolist() == [[16, 15, 14, 13, 12]]
+    assert inputs.actions.tolist() == [[ACTION_CODES["purchase"]] * 5]
+    np.testing.assert_allclose(inputs.ages[0], [math.log1p(hours) for hours in (1, 2, 3, 4, 5)], rtol=1e-6)
     assert inputs.present.all()
 
 

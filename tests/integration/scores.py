@@ -12,9 +12,10 @@ from integration.shop import Shop
 from torch import Tensor
 
 from domain.activity_row import Snapshots
+from domain.cross_features import cross_features
 from domain.item_features import item_inputs
 from domain.lsh import hyperplanes
-from models.aif import AIF, served, tier_histogram
+from models.aif import AIF, Candidates, Past, served
 
 __all__ = ["Recompute", "signature_of"]
 
@@ -38,6 +39,7 @@ class Recompute:
             vectors, bridges = model.tower(*map(torch.from_numpy, (inputs.embedding, inputs.category, inputs.numeric)))
         self.vectors, self.bridges = _below_zeros(vectors), _below_zeros(bridges)  # [1 + items, ...], not rounded
         self._signs = _below_zeros(torch.tensor(np.array(signs), dtype=torch.float32) * has)
+        self._category = np.append(0, inputs.category)
 
     def row(self, item: int) -> int:
         """The item's row in `vectors` and `bridges`."""
@@ -51,15 +53,20 @@ class Recompute:
         behaviours = torch.where(present, behaviours, 0)
         rows = [0 if item in self._deleted else self._row.get(item, 0) for item in candidates]
         model, known = self._model, present.float()
+        categories, cross = cross_features(
+            self._category[behaviours.numpy()], of.actions, of.ages, present.numpy(), self._dims.cross_categories
+        )
+        actions, past_signs = torch.from_numpy(of.actions), self._signs[behaviours]
         with torch.no_grad():
             vectors, bridges = served(self.vectors), served(self.bridges)
             folded = model.user(
-                torch.from_numpy(of.windows), vectors[behaviours], self._signs[behaviours],
-                torch.from_numpy(of.actions), torch.from_numpy(of.ages), known,
+                torch.from_numpy(of.windows), vectors[behaviours], past_signs, actions, torch.from_numpy(of.ages),
+                known, torch.from_numpy(cross),
             )  # fmt: skip
-            signs = self._signs[rows][None]
-            tiers = tier_histogram(signs, self._signs[behaviours], self._dims.tiers)
-            logits = model.head(vectors[rows][None], bridges[rows][None], signs, tiers, folded)
+            own = vectors[rows][None], bridges[rows][None], self._signs[rows][None]
+            category = torch.from_numpy(self._category[rows])[None]
+            past = Past(past_signs, actions, torch.from_numpy(categories))
+            logits = model.head(Candidates(*own, category), past, folded)
         scores: npt.NDArray[np.float32] = torch.sigmoid(logits)[0].numpy()
         return scores
 

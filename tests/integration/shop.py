@@ -77,8 +77,9 @@ class Shop:
         """Model inputs of one user."""
         counts = self.windows(user, at_ms)
         windows = [counts[window.name].get(action, 0) for window in WINDOWS for action in ACTIONS]
-        newest = self.users.get(user, [])[-_BEHAVIOURS:][::-1][: dims.behaviours]
-        none = [0] * (dims.behaviours - len(newest))
+        newest = self.users.get(user, [])[-_BEHAVIOURS:][::-1][: dims.long_behaviours]
+        length = max(dims.behaviours, len(newest))
+        none = [0] * (length - len(newest))
         items = [event["item_id"] for event in newest] + none
         actions = [ACTION_CODES[event["action"]] for event in newest] + none
         ages = [np.log1p((at_ms - event["event_time_ms"]) / _HOUR_MS) for event in newest] + none
@@ -87,5 +88,5 @@ class Shop:
             item_ids=np.array([items], dtype=np.int64),
             actions=np.array([actions], dtype=np.int64),
             ages=np.array([ages], dtype=np.float32),
-            present=np.arange(dims.behaviours)[None] < len(newest),
+            present=np.arange(length)[None] < len(newest),
         )

@@ -19,7 +19,7 @@ def config() -> ModelConfig:
     """A model that trains in seconds."""
     return ModelConfig(
         embedding_dim=16, category_buckets=32, category_dim=4, tower_hidden=32, vector_dim=16, bridges=4, behaviours=8,
-        hidden=(32, 16),
+        long_behaviours=20, cross_categories=4, hidden=(32, 16),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,14 @@ import torch
 from torch import Tensor
 
 from domain.bf16 import from_bf16, to_bf16
+from domain.cross_features import CROSS_FEATURES
 from domain.item_features import ITEM_NUMERIC
-from models.aif import AIF, UserPhase, served, tier_histogram
+from domain.tiers import group_table
+from models.aif import AIF, UserPhase, equal_bits, of_category, served, tier_counts
 from models.config import ModelConfig
+from models.examples import Batches, examples_of
+from models.log import Log
+from schemas.records import ACTIONS
 
 _USERS, _CANDIDATES = 3, 5
 
@@ -23,7 +29,7 @@ def _model(config: ModelConfig) -> AIF:
 def _users(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
     """Random user-phase inputs; the last user has no behaviours, and some behaviours have no signature."""
     generator = torch.Generator().manual_seed(seed)
-    dims, shape = config.dimensions, (_USERS, config.behaviours)
+    dims, shape = config.dimensions, (_USERS, config.long_behaviours)
     present = (torch.rand(shape, generator=generator) < 0.7).float()
     present[-1] = 0
     signed = present * (torch.rand(shape, generator=generator) < 0.8)
@@ -35,12 +41,14 @@ def _users(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
         "actions": torch.randint(14, shape, generator=generator),
         "ages": torch.rand(shape, generator=generator) * 5,
         "present": present,
+        "cross": torch.rand(_USERS, config.cross_categories, CROSS_FEATURES, generator=generator)
+        * (present.amax(1) > 0)[:, None, None],
     }
 
 
 def _direct(phase: UserPhase, users: dict[str, Tensor], bridges: Tensor, signs: Tensor) -> Tensor:
     """User terms of the head's first layer without folding: one candidate, one behaviour at a time ([B, C, h1])."""
-    unsigned = {name: value for name, value in users.items() if name != "signatures"}
+    unsigned = {name: value for name, value in users.items() if name not in ("signatures", "cross")}
     context = phase.context(**unsigned)
     rows = []
     for user in range(_USERS):
@@ -61,9 +69,12 @@ def test_folded_form_equals_direct_formula(config: ModelConfig) -> None:
     model, users = _model(config), _users(config)
     bridges = torch.rand(_USERS, _CANDIDATES, config.bridges)
     signs = torch.randint(2, (_USERS, _CANDIDATES, config.signature_bits)) * 2.0 - 1
-    bias, bridge_weight, signature_weight = model.user(**users)
+    bias, bridge_weight, signature_weight, attention_weight, _ = model.user(**users)
     folded = bridges @ bridge_weight + signs @ signature_weight + bias.unsqueeze(1)
     torch.testing.assert_close(folded, _direct(model.user, users, bridges, signs), rtol=1e-4, atol=1e-5)
+    newest = model.user.context(**{name: users[name] for name in ("windows", "vectors", "actions", "ages", "present")})
+    x = newest.behaviours[:, : config.behaviours]
+    torch.testing.assert_close(attention_weight, x @ model.user.to_attention)
 
 
 def test_one_bridge_makes_bea_blind_to_items(config: ModelConfig) -> None:
@@ -125,14 +136,76 @@ def test_served_values_are_what_a_record_keeps() -> None:
 
 
 @pytest.mark.parametrize("tiers", [0, 1, 8])
-def test_tier_histogram_counts_each_signed_behaviour_once(tiers: int) -> None:
-    """Shares of a histogram sum to 1 for signed pairs, to 0 where a side has no signature; identical items top out."""
-    signs = torch.randint(2, (2, 3, 64)) * 2.0 - 1
-    behaviours = signs[:, :2].clone()
-    signs[0, 2] = 0
-    behaviours[1] = 0
-    histogram = tier_histogram(signs, behaviours, tiers)
-    assert histogram.shape == (2, 3, tiers)
-    if tiers:
-        assert histogram.sum(-1).tolist() == [[1, 1, 0], [0, 0, 0]]
-        assert (histogram[0, :2, -1] >= 0.5).all()
+def test_tier_counts_are_of_signed_behaviours_by_group(tiers: int) -> None:
+    """Every signed behaviour counts once in each group of its action, in the tier of its share of equal bits."""
+    random = torch.Generator().manual_seed(2)
+    signs, past = (torch.randint(2, (2, n, 64), generator=random) * 2.0 - 1 for n in (3, 6))
+    signs[0, 2], past[1, 4], past[0, 0] = 0, 0, signs[0, 0]
+    actions = torch.randint(14, (2, 6), generator=random)
+    table = torch.from_numpy(group_table((ACTIONS[:7], ACTIONS[5:9]))).float()
+    found = tier_counts(equal_bits(signs, past), actions, table, tiers, 64)
+    expected = torch.zeros(2, 3, 2, tiers)
+    for user, candidate, place, group in np.ndindex(2, 3, 6, 2 if tiers else 0):
+        own, theirs = signs[user, candidate], past[user, place]
+        if own.any() and theirs.any() and table[actions[user, place], group]:
+            tier = min(tiers - 1, int((own == theirs).sum()) * tiers // 64)
+            expected[user, candidate, group, tier] += 1
+    torch.testing.assert_close(found, expected.flatten(-2))
+
+
+def test_attention_equals_its_formula(config: ModelConfig) -> None:
+    """Weights are the table's by equal bits, of sum 1 over pairs that have signatures, and 0 where there is none."""
+    head = _model(config).head
+    with torch.no_grad():
+        head.attention_scores += torch.randn(config.signature_bits + 1)
+    equal = torch.tensor([[[64, 32, -1, 0], [-1, -1, -1, -1]]])
+    found = head.attention(equal)[0]
+    chosen = head.attention_scores[torch.tensor([64, 32, 0])]
+    torch.testing.assert_close(found[0, [0, 1, 3]], torch.softmax(chosen, dim=0))
+    assert found[0, 2] == 0 and not found[1].any()
+
+
+def test_a_candidate_finds_the_row_of_its_category() -> None:
+    """The user's row of the candidate's own category, zeros where the user or the candidate has none."""
+    rows = torch.arange(1.0, 7).view(1, 3, 2)
+    found = of_category(torch.tensor([[9, 4, 0, 7]]), torch.tensor([[7, 9, 0]]), rows)
+    assert found.tolist() == [[[3, 4], [0, 0], [0, 0], [1, 2]]]
+
+
+_PARTS = {"bea": "none", "din": "none", "attention": False, "tiers": 0, "cross_categories": 0}
+
+
+@pytest.mark.parametrize("part", [{}, {"bea": "B"}, *({name: value} for name, value in _PARTS.items())])
+def test_every_part_has_a_say_and_can_be_left_out(part: dict[str, Any], log: Log, config: ModelConfig) -> None:
+    """Without a part scores differ, are finite, and every parameter that is left still learns."""
+    batch = Batches(log, config, 2).batch(examples_of(log).take(slice(0, 200)), np.random.default_rng(0))
+    model = _model(dataclasses.replace(config, **part))
+    found = model(batch)
+    assert torch.isfinite(found).all()
+    if part:
+        assert not torch.allclose(found, _model(config)(batch))
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    silent = [
+        name for name, each in model.named_parameters() if each.numel() and (each.grad is None or not each.grad.any())
+    ]
+    assert set(silent) <= ({"tower.bridges", "user.bridges"} if part.get("bea") == "none" else set())
+    cheaper = model.online_multiply_adds() - _model(config).online_multiply_adds()
+    assert (cheaper < 0) == (bool(part) and part.get("bea") != "B" and "cross_categories" not in part)
+
+
+def test_variant_b_pools_by_combined_weights(config: ModelConfig) -> None:
+    """Variant B's folded form equals pooling fields by w_u a_i."""
+    model = _model(dataclasses.replace(config, bea="B"))
+    d, vectors = config.vector_dim, torch.randn(1, config.long_behaviours, config.vector_dim)
+    present = torch.ones(1, config.long_behaviours)
+    present[0, 3:] = 0
+    windows = torch.rand(1, config.dimensions.user_features)
+    with torch.no_grad():
+        context = model.user.context(
+            windows, vectors * present.unsqueeze(-1), torch.zeros_like(present).long(), present * 0, present
+        )
+        fields = torch.cat((context.behaviours[0, :3], model.user.profile(windows)), dim=0)  # [4, d] of those there
+        weights = torch.softmax(fields @ model.user.bridges.T / d**0.5, dim=-1)  # w_u [4, n]
+        a = torch.rand(config.bridges)
+        expected = (weights @ a) @ fields / len(fields)
+    torch.testing.assert_close(a @ context.bridged[0], expected)

@@ -13,7 +13,7 @@ from schemas.errors import BadInput
     "sizes",
     [
         {"signature_bits": 63}, {"tiers": 6}, {"behaviours": 33}, {"bridges": 0}, {"hidden": (8,)}, {"bea": "C"},
-        {"din": "none"},
+        {"din": "softmax"}, {"long_behaviours": 31}, {"tier_groups": (("gaze",),)}, {"cross_categories": -1},
     ],
 )  # fmt: skip
 def test_impossible_sizes_are_refused_by_name(sizes: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import item_update, user_event
 
-from models.config import ModelConfig
-from models.examples import ENGAGEMENTS, Batches, examples_of
+from models.config import ENGAGEMENTS, ModelConfig
+from models.examples import Batches, examples_of
 from models.log import Log
 
-_CONFIG = ModelConfig(embedding_dim=2, behaviours=4)
+_CONFIG = ModelConfig(embedding_dim=2, behaviours=4, long_behaviours=4)
 _MINUTE_MS = 60_000
 
 
@@ -55,20 +55,21 @@ def test_without_impressions_engagements_are_the_examples() -> None:
     assert examples.labels.tolist() == [1, 1]
 
 
-def test_negatives_are_published_unwanted_and_not_deleted() -> None:
-    """No negative comes from the future, is deleted, or is what the user chose lately: such draws have no weight."""
+def test_negatives_are_published_not_deleted_and_not_the_positive() -> None:
+    """No negative comes from the future, is deleted, or is what was chosen here: such draws have no weight. What the
+    user chose before is a negative like any other, as it may be a positive."""
     updates = [("item", item_update(item, 0 if item < 6 else 10_000)) for item in range(12)]
     updates.append(("item", item_update(5, 1, op="delete")))
     events = [("user", user_event(n, n % 2, n % 5, 100 + n)) for n in range(200)]
     log = Log.of([*updates, *events], _CONFIG)
-    examples = examples_of(log)
-    batch = Batches(log, _CONFIG, negatives=8).batch(examples, np.random.default_rng(0))
+    batch = Batches(log, _CONFIG, negatives=8).batch(examples_of(log), np.random.default_rng(0))
+    items = batch.item_ids[batch.candidates].numpy()
     negative = batch.weights[:, 1:].numpy() > 0
-    assert negative.any()
-    # Users alternate and items repeat every five events: with four behaviours and the positive all five are wanted
-    # by the fifth event of a user, and of the others item 5 is deleted and the rest are of the future.
-    assert not negative[10:].any()
+    assert set(items[:, 1:][negative].tolist()) == set(range(5))
+    assert not (negative & (items[:, 1:] == items[:, :1])).any()
     assert (batch.weights[:, 0] == 1).all()
+    # Users alternate and items repeat every five events: from its fifth event on a user had every item before.
+    assert negative[10:].any()
 
 
 def test_draws_are_of_the_past() -> None:

@@ -85,8 +85,9 @@ def test_rows_are_those_of_a_fold_of_the_log_before_each_label(tmp_path, monkeyp
         now += gap
         event = user_event(event_id, user, event_id % 5, now - late, action)
         events.append({**event, "category_id": category, "value": value})
+    begins = min(event["event_time_ms"] for event in events[:7])
     labels = [
-        {"user_id": user, "position": min(position, len(events)), "at_ms": now - 1000 * position}
+        {"user_id": user, "position": min(position, len(events)), "at_ms": max(begins, now - 1000 * position)}
         for user, position in sorted(wanted, key=lambda each: each[1])
     ]
     assert _exported(tmp_path, events, labels) == _by_prefix(events, labels)
@@ -119,6 +120,8 @@ def test_what_cannot_be_joined_is_refused(tmp_path) -> None:
         ([{**label, "position": 1}, label], "ascend"),
         ([{**label, "position": 2}], "behind"),
         ([{**label, "position": -1}], "negative"),
+        ([label, {**label, "at_ms": T0 - 1}], "row 1 has at_ms"),
+        ([label, label, {**label, "position": 1, "at_ms": T0 - 1}], "row 2 has at_ms"),
     ):
         with pytest.raises(BadInput, match=what):
             _exported(tmp_path, events, labels)

@@ -12,12 +12,13 @@ from domain.artifact import HEAD, USER_PHASE
 from domain.item_activity import fold as fold_items
 from domain.lsh import hyperplanes, signatures
 from domain.user_features import user_inputs
+from domain.user_row import behaviours_of
 from domain.user_state import EventBatch, fold
 from models.config import ModelConfig
 from models.examples import Batches, examples_of
 from models.export import USER_OUTPUTS, Exported
 from models.log import Log
-from models.reference import score, tier_histogram, user_feed
+from models.reference import score, user_feed
 from models.tower import LoadedTower, n2o_records
 from models.training import Trained
 from schemas.codec import codec
@@ -61,13 +62,12 @@ def test_the_artifact_scores_as_training_did(
         activity = fold_items({}, ActivityBatch(earlier.item_id, earlier.event_time_ms, earlier.action), interval_ms)
         snapshots = Snapshots.of([activity.rows.get(row["item_id"]) for row in rows])
         records = n2o_records(rows, snapshots, tower, layout, exported.manifest.version_tag)
-        users = user_inputs([_head(heads, event["user_id"])], np.array([event["event_time_ms"]]), dims)
-        feed = user_feed(users, records, dims)
-        bias, bridge_weight, signature_weight = session.run(list(USER_OUTPUTS), feed)
+        user = _head(heads, event["user_id"])
+        users = user_inputs([user], [behaviours_of(user)[::-1]], np.array([event["event_time_ms"]]), dims)
+        feed, categories = user_feed(users, records, dims)
+        folded = dict(zip(USER_OUTPUTS, (output[0] for output in session.run(list(USER_OUTPUTS), feed)), strict=True))
         candidates = records[items[place]]  # item ids of the planted log are 0, 1, 2, ...
-        tiers = tier_histogram(candidates, feed["signatures"][0], dims.tiers)
-        user_phase = (bias[0], bridge_weight[0], signature_weight[0])
-        found = score(exported.manifest, head, user_phase, candidates, tiers)
+        found = score(dims, head, folded, {name: each[0] for name, each in feed.items()}, categories[0], candidates)
         np.testing.assert_allclose(found, expected[place], rtol=1e-4, atol=1e-5)
 
 

@@ -66,7 +66,9 @@ def test_a_taught_model_says_who_taught_it(log: Log, config: ModelConfig) -> Non
 
 def test_chances_are_calibrated_and_nothing_else_changes(log: Log, config: ModelConfig, trained: Trained) -> None:
     """Calibration leaves AUC and GAUC alone and makes held-out chances at least as likely; it can be left out."""
-    options = TrainingOptions(epochs=1, max_examples=600, batch_size=128, learning_rate=2e-2)
+    options = TrainingOptions(epochs=1, batch_size=128, learning_rate=5e-3, held_out=0.3)
+    few = train(log, config, dataclasses.replace(options, max_examples=600, held_out=0.1))
+    assert few.calibration is None, "some 60 positives, of which half the users have half, say too little"
     plain = train(log, config, dataclasses.replace(options, calibrate=False))
     calibrated = train(log, config, options)
     assert plain.calibration is None and calibrated.calibration is not None

@@ -14,7 +14,11 @@ from producers.topics import create_topics
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError, BadInput
 
-_DIMENSIONS = Dimensions(64, 64, 100, 2, 64, 16, 8, 32, 56, (128, 64))
+_DIMENSIONS = Dimensions(
+    embedding_dim=64, signature_bits=64, category_buckets=100, item_numeric=2, vector_dim=64, bridges=16, tiers=8,
+    tier_groups=(("click",),), behaviours=32, attention=True, long_behaviours=32, cross_categories=4, user_features=56,
+    hidden=(128, 64),
+)  # fmt: skip
 
 
 def _artifact(folder: Path, **changes: Any) -> Path:

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
+from domain.cross_features import CROSS_FEATURES
 from domain.n2o import Flag
 from domain.user_row import FINGERPRINT
 from domain.user_state import EventBatch, fold
@@ -38,7 +39,8 @@ from serving.versions import Versions, load_model
 
 SIZES = Dimensions(
     embedding_dim=64, signature_bits=64, category_buckets=8, item_numeric=3, vector_dim=4, bridges=3, tiers=8,
-    behaviours=6, user_features=56, hidden=(5, 4),
+    tier_groups=(("click", "purchase"), ("impression",)), behaviours=6, attention=True, long_behaviours=20,
+    cross_categories=2, user_features=56, hidden=(5, 4),
 )  # fmt: skip
 DEPLOYMENT = Deployment()
 NOW_MS = 1_700_000_000_000
@@ -60,6 +62,8 @@ def tiny_weights(seed: int) -> dict[str, np.ndarray]:
         "action_weight": (1, h1),
         "bridge_of": (SIZES.vector_dim, SIZES.bridges * h1),
         "din_weight": (SIZES.vector_dim, h1),
+        "attention_of": (SIZES.vector_dim, h1),
+        "category_of": (CROSS_FEATURES, h1),
         "b1": (h1,),
     }
     return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
@@ -73,6 +77,8 @@ def tiny_graph(seed: int) -> bytes:
         **tiny_weights(seed),
         "last": np.array([-1], dtype=np.int64),
         "behaviour_axis": np.array([1], dtype=np.int64),
+        "first": np.array([0], dtype=np.int64),
+        "newest": np.array([sizes.attended], dtype=np.int64),
         "bridge_shape": np.array([-1, sizes.bridges, h1], dtype=np.int64),
     }
     nodes = [
@@ -94,20 +100,25 @@ def tiny_graph(seed: int) -> bytes:
         make("Transpose", ["signatures"], ["bits"], perm=[0, 2, 1]),
         make("MatMul", ["bits", "x"], ["similar"]),
         make("MatMul", ["similar", "din_weight"], ["signature_weight"]),
+        make("Slice", ["x", "first", "newest", "behaviour_axis"], ["x_newest"]),
+        make("MatMul", ["x_newest", "attention_of"], ["attention_weight"]),
+        make("MatMul", ["cross", "category_of"], ["category_weight"]),
     ]
-    behaviours = sizes.behaviours
     inputs = {
         "windows": (float32, ["B", sizes.user_features]),
-        "vectors": (float32, ["B", behaviours, sizes.vector_dim]),
-        "signatures": (float32, ["B", behaviours, sizes.signature_bits]),
-        "actions": (int64, ["B", behaviours]),
-        "ages": (float32, ["B", behaviours]),
-        "present": (float32, ["B", behaviours]),
+        "vectors": (float32, ["B", "L", sizes.vector_dim]),
+        "signatures": (float32, ["B", "L", sizes.signature_bits]),
+        "actions": (int64, ["B", "L"]),
+        "ages": (float32, ["B", "L"]),
+        "present": (float32, ["B", "L"]),
+        "cross": (float32, ["B", "K", CROSS_FEATURES]),
     }
     outputs = {
         "bias": (float32, ["B", h1]),
         "bridge_weight": (float32, ["B", sizes.bridges, h1]),
         "signature_weight": (float32, ["B", sizes.signature_bits, h1]),
+        "attention_weight": (float32, ["B", sizes.attended, h1]),
+        "category_weight": (float32, ["B", "K", h1]),
     }
     graph = helper.make_graph(
         nodes,
@@ -122,13 +133,12 @@ def tiny_graph(seed: int) -> bytes:
 
 
 def tiny_head(seed: int) -> dict[str, np.ndarray]:
-    """The head's arrays."""
-    rng, (h1, h2) = np.random.default_rng(seed + 1), SIZES.hidden
-    shapes = {
-        "vector_weight": (SIZES.vector_dim, h1), "tier_weight": (SIZES.tiers, h1),
-        "w2": (h1, h2), "b2": (h2,), "w3": (h2,), "b3": (),
-    }  # fmt: skip
-    return {name: np.asarray(rng.normal(0, 0.5, shape), dtype=np.float32) for name, shape in shapes.items()}
+    """The head's arrays; of the table of attention only the lower half is 0."""
+    rng = np.random.default_rng(seed + 1)
+    shapes = SIZES.head_shapes
+    arrays = {name: np.asarray(rng.normal(0, 0.5, shape), dtype=np.float32) for name, shape in shapes.items()}
+    arrays["attention_table"] = np.linspace(-1, 1, SIZES.signature_bits + 1, dtype=np.float32).clip(min=0)
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -260,6 +270,11 @@ class World:
     def apply(self, table: str, rows: tuple[list[bytes], list[bytes | None]]) -> list:
         """Apply changelog rows to partition 0 of a table."""
         return self.writer.apply(TablePartition(table, 0), *rows)
+
+    def note_applied(self, offsets: dict[TablePartition, int]) -> None:
+        """Let partitions have been applied up to these changelog offsets."""
+        for at, offset in offsets.items():
+            self.writer.apply(at, [], [], offset)
 
     def announce(self, artifact: Artifact) -> None:
         """Announce a version, as the newest."""

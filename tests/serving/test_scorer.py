@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from domain.lsh import similarity
 from domain.n2o import Flag
-from domain.user_row import behaviours_of, window_counts
+from domain.user_features import user_inputs
+from domain.user_row import behaviours_of
+from models.reference import score, user_feed
 from schemas.errors import Corrupt
 from serving.scorer import Scorer
 from serving.stages import STAGES, StageClock
@@ -16,44 +17,26 @@ ITEMS = range(100, 130)
 
 
 def plain_scores(seed, by_id, head, candidates, at_ms) -> np.ndarray:
-    """The formula of the model in float64 and plain loops: user phase, similarity tiers and head from their weights."""
-    user, net = tiny_weights(seed), tiny_head(seed)
-    layout, h1 = SIZES.layout, SIZES.hidden[0]
-    seen = [each for each in behaviours_of(head)[::-1] if each["event_time_ms"] <= at_ms][: SIZES.behaviours]
-    pooled, ages, codes = np.zeros(SIZES.vector_dim), 0.0, 0.0
-    din, signed = np.zeros((SIZES.signature_bits, SIZES.vector_dim)), []
-    for each in seen:
-        row = by_id.get(int(each["item_id"]))
-        if row is None:
-            continue
-        vector = layout.vectors(row[None])[0].astype("f8")
-        pooled += vector
-        ages += np.log1p((at_ms - each["event_time_ms"]) / 3_600_000)
-        codes += each["action"]
-        if row["flags"] & Flag.HAS_SIGNATURE:
-            signed.append(row["signature"])
-            din += np.outer(np.unpackbits(row["signature"]) * 2.0 - 1, vector)
-    counts = np.log1p(window_counts([head], np.array([at_ms])).reshape(-1).astype("f8"))
-    bias = counts @ user["window_weight"] + pooled @ user["pooled_weight"] + user["b1"]
-    bias += ages * user["age_weight"][0] + codes * user["action_weight"][0]
-    bridge_weight = (pooled @ user["bridge_of"]).reshape(SIZES.bridges, h1)
-    signature_weight = din @ user["din_weight"]
-    scores = []
-    for candidate in candidates:
-        row, hidden = by_id.get(int(candidate)), bias.copy()
-        if row is not None and not row["flags"] & Flag.DELETED:
-            hidden += layout.vectors(row[None])[0] @ net["vector_weight"]
-            hidden += layout.bridge_weights(row[None])[0] @ bridge_weight
-            if row["flags"] & Flag.HAS_SIGNATURE:
-                hidden += (np.unpackbits(row["signature"]) * 2.0 - 1) @ signature_weight
-                tiers = np.zeros(SIZES.tiers)
-                for signature in signed:
-                    share = float(similarity(row["signature"][None], signature[None])[0, 0])
-                    tiers[min(SIZES.tiers - 1, int(share * SIZES.tiers))] += 1 / len(signed)
-                hidden += tiers @ net["tier_weight"]
-        logit = np.maximum(np.maximum(hidden, 0) @ net["w2"] + net["b2"], 0) @ net["w3"] + net["b3"]
-        scores.append(1 / (1 + np.exp(-logit)))
-    return np.array(scores)
+    """The formula of the model: the tiny user phase from its weights, the rest by models/reference.py's plain loops."""
+    weights, h1 = tiny_weights(seed), SIZES.hidden[0]
+    users = user_inputs([head], [behaviours_of(head)[::-1]], np.array([at_ms]), SIZES)
+    records = np.concatenate([row[None] for row in by_id.values()])
+    feed, categories = user_feed(users, records, SIZES)
+    feed = {name: value[0] for name, value in feed.items()}
+    there = feed["present"]
+    pooled = feed["vectors"].astype("f8").sum(0)
+    folded = {
+        "bias": feed["windows"] @ weights["window_weight"] + pooled @ weights["pooled_weight"] + weights["b1"]
+        + (there @ feed["ages"]) * weights["age_weight"][0] + (there @ feed["actions"]) * weights["action_weight"][0],
+        "bridge_weight": (pooled @ weights["bridge_of"]).reshape(SIZES.bridges, h1),
+        "signature_weight": feed["signatures"].T @ feed["vectors"] @ weights["din_weight"],
+        "attention_weight": feed["vectors"][: SIZES.attended] @ weights["attention_of"],
+        "category_weight": feed["cross"] @ weights["category_of"],
+    }  # fmt: skip
+    blank = SIZES.layout.empty(1)[0]
+    rows = [by_id.get(int(candidate), blank) for candidate in candidates]
+    rows = [blank if row["flags"] & Flag.DELETED else row for row in rows]
+    return score(SIZES, tiny_head(seed), folded, feed, categories[0], np.array(rows, dtype=SIZES.layout.dtype))
 
 
 @pytest.fixture
@@ -64,7 +47,9 @@ def filled(world, make_artifact):
     records = n2o_records(artifact.manifest.version_tag, ITEMS, seed=5)
     records["flags"][::4] = 0
     records["flags"][1] |= Flag.DELETED
-    world.apply("users", user_rows(USER, [100, 101, 999, 104, 105, 106, 107, 105]))
+    records["category_id"] = np.arange(len(records)) % 4
+    records["flags"][::3] |= np.uint32(Flag.HAS_CATEGORY)
+    world.apply("users", user_rows(USER, [103, 109, 100, 101, 999, 104, 105, 106, 107, 105]))
     world.go_live(artifact, ITEMS, seed=5)
     world.apply("n2o_a", n2o_rows(records))
     return world, {int(row["item_id"]): row for row in records}
@@ -97,11 +82,11 @@ def test_what_is_not_servable_is_ranked_last_with_the_default_score(filled) -> N
 
 
 def test_behaviours_are_counted_by_whether_they_have_a_row(filled) -> None:
-    """Of the newest six behaviours the one whose item has no row is masked and counted."""
+    """Of the ten behaviours the one whose item has no row is masked and counted."""
     world, _ = filled
     head = world.store.users.head(USER)
     ranked = Scorer().rank(world.versions.live, head, np.array([100]), NOW_MS, 1, StageClock())
-    assert (ranked.behaviours_used, ranked.behaviours_missing) == (5, 1)
+    assert (ranked.behaviours_used, ranked.behaviours_missing) == (9, 1)
 
 
 def test_unknown_users_are_scored_from_empty_behaviours(filled) -> None:

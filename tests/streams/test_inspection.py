@@ -188,7 +188,8 @@ def test_n2o_rows_show_vectors_where_the_manifest_is_there(tmp_path: Path) -> No
     layout = N2OLayout(vector_dim=8, bridges=2, signature_bits=64)
     sizes = Dimensions(
         embedding_dim=4, signature_bits=64, category_buckets=1, item_numeric=1, vector_dim=8, bridges=2, tiers=1,
-        behaviours=1, user_features=1, hidden=(1, 1),
+        tier_groups=(("click",),), behaviours=1, attention=True, long_behaviours=1, cross_categories=0, user_features=1,
+        hidden=(1, 1),
     )  # fmt: skip
     manifest = Manifest(sizes, "srp", 1, layout.stride, {}, {})
     row = layout.empty(1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from domain.cross_features import CROSS_FEATURES
 from models.aif import Batch
 from models.baselines.parts import BaselineConfig
 from models.config import ModelConfig
@@ -49,6 +50,8 @@ def batch(config: ModelConfig) -> Batch:
         actions=torch.randint(14, (_USERS, _LONG), generator=random),
         ages=torch.rand(_USERS, _LONG, generator=random),
         present=present,
+        categories=torch.arange(1, 5).expand(_USERS, 4),
+        cross=torch.rand(_USERS, 4, CROSS_FEATURES, generator=random),
         candidates=torch.randint(_ITEMS, (_USERS, _CANDIDATES), generator=random),
         labels=torch.randint(2, (_USERS, _CANDIDATES), generator=random).float(),
         weights=torch.ones(_USERS, _CANDIDATES),

@@ -98,13 +98,12 @@ def test_encoders_are_those_of_aif(batch: Batch, config: ModelConfig) -> None:
     baseline = Baseline(config)
     baseline.item.load_state_dict(aif.tower.state_dict(), strict=False)
     baseline.user.load_state_dict(aif.user.state_dict(), strict=False)
-    short = batch.newest(config.behaviours)
     with torch.no_grad():
         vectors = aif.tower.vector(batch.embedding, batch.category, batch.numeric)
-        theirs = vectors[short.behaviours] * short.present.unsqueeze(-1)
-        expected = aif.user.context(short.windows, theirs, short.actions, short.ages, short.present)
+        theirs = vectors[batch.behaviours] * batch.present.unsqueeze(-1)
+        expected = aif.user.context(batch.windows, theirs, batch.actions, batch.ages, batch.present)
         for attended in (config.behaviours, 12):
             inputs = baseline.inputs(batch, attended)
             torch.testing.assert_close(inputs.user, expected.user)
             assert inputs.values.shape[1] == inputs.present.shape[1] == attended
-            torch.testing.assert_close(inputs.values[:, : config.behaviours], expected.behaviours)
+            torch.testing.assert_close(inputs.values, expected.behaviours[:, :attended])

@@ -11,7 +11,6 @@ from models.aif import AIF, Batch
 from models.config import ModelConfig
 from models.evaluation.full_catalogue import full_catalogue
 from models.examples import Batches, examples_of
-from models.item_history import ItemHistory
 from models.log import Log
 
 _CONFIG = ModelConfig(embedding_dim=2, behaviours=4)
@@ -28,23 +27,14 @@ def test_queries_are_users_with_what_they_want_among_what_there_was() -> None:
     """Candidates are the items at the held-out start, not deleted; a user wants its held-out positives."""
     log = _log()
     _, tail = examples_of(log).split(log, 0.1)
-    full = full_catalogue(
-        log, _CONFIG.dimensions, ItemHistory(log.events, _CONFIG.reembed_interval_ms), tail, queries=3
-    )
+    full = full_catalogue(log, Batches(log, _CONFIG, 1), tail, queries=3)
     assert log.catalogue.item_id[full.rows].tolist() == [0, 1, 2, 4, 5, 6, 7]
     for query, state in enumerate(full.states):
         user = log.events.user_id[state]
         mine = tail.positions[log.events.user_id[tail.positions] == user]
         assert state == mine[0]
         assert set(log.catalogue.item_id[full.rows[full.wanted[query]]]) == set(log.events.item_id[mine])
-    assert (
-        len(
-            full_catalogue(
-                log, _CONFIG.dimensions, ItemHistory(log.events, _CONFIG.reembed_interval_ms), tail, queries=2
-            ).states
-        )
-        == 2
-    )
+    assert len(full_catalogue(log, Batches(log, _CONFIG, 1), tail, queries=2).states) == 2
 
 
 class _Popular(nn.Module):
@@ -56,9 +46,7 @@ def test_scores_are_those_of_ordinary_batches() -> None:
     """A model scores a candidate of the whole catalogue as it scores the same candidate as an example."""
     log = _log()
     _, tail = examples_of(log).split(log, 0.1)
-    full = full_catalogue(
-        log, _CONFIG.dimensions, ItemHistory(log.events, _CONFIG.reembed_interval_ms), tail, queries=3
-    )
+    full = full_catalogue(log, Batches(log, _CONFIG, 1), tail, queries=3)
     torch.manual_seed(0)
     batch = Batches(log, _CONFIG, 1).batch(tail, np.random.default_rng(0))
     for model in (AIF(_CONFIG), _Popular()):
