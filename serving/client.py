@@ -80,11 +80,11 @@ class Client:
 
     def item(self, item: EntityRef) -> dict[str, Any]:
         """What the server holds of an item."""
-        return self.get(f"/v1/items/{quote(str(item), safe='')}")
+        return self.get(_item_path(item))
 
     def user_features(self, user: EntityRef) -> dict[str, Any]:
         """What the server holds of a user."""
-        return self.get(f"/v1/users/{quote(str(user), safe='')}/features")
+        return self.get(_user_path(user))
 
     def close(self) -> None:
         """Close the connections."""
@@ -158,6 +158,14 @@ class AsyncClient:
         """The JSON answer of a GET."""
         return _data(await self._call("GET", path, _JSON, b"", 0))
 
+    async def item(self, item: EntityRef) -> dict[str, Any]:
+        """What the server holds of an item."""
+        return await self.get(_item_path(item))
+
+    async def user_features(self, user: EntityRef) -> dict[str, Any]:
+        """What the server holds of a user."""
+        return await self.get(_user_path(user))
+
     async def close(self) -> None:
         """Close the connections."""
         idle, self._idle = self._idle, []
@@ -207,6 +215,14 @@ def _rank_body(
     else:
         ids = np.array([_entity(each) for each in candidates], dtype=np.int64)
     return encode_request(BinaryRequest(_entity(user), ids, top_k, at_ms, deadline_ms, in_request_order))
+
+
+def _item_path(item: EntityRef) -> str:
+    return f"/v1/items/{quote(str(item), safe='')}"
+
+
+def _user_path(user: EntityRef) -> str:
+    return f"/v1/users/{quote(str(user), safe='')}/features"
 
 
 def _entity(ref: EntityRef) -> int:

@@ -92,6 +92,8 @@ def test_the_asynchronous_client_does_the_same(served) -> None:
             with pytest.raises(BadInput, match="400"):
                 await client.rank_json(user_id=1)
             assert (await client.get("/livez")) == {"live": True}
+            assert (await client.item(100))["title"] == "item 100"
+            assert (await client.user_features(1))["user_id"] == 1
             return answers
 
     with Client(served.url) as client:

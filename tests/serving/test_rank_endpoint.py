@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 from serving.admission import Limits
 from serving.api import create_app
 from serving.binary import MEDIA_TYPE, BinaryRequest, decode_answer, encode_request
+from serving.client import Client as RankingClient
 from tests.serving.conftest import NOW_MS, Client, item_rows, user_rows, watermark_row
+from tests.serving.listening import Listening
 
 ITEMS = range(100, 120)
 BODY = encode_request(BinaryRequest(1, np.arange(100, 110, dtype=np.int64)))
@@ -249,3 +253,17 @@ def test_long_json_goes_through_threads_and_says_the_same(live, client) -> None:
     assert len(long["items"]) == len(many)
     assert long["items"][:5] == short["items"]
     assert orjson.dumps(long["missing_items"]) == b"3000"
+
+
+def test_a_client_that_leaves_while_it_is_scored_loses_only_its_answer(live, blocked) -> None:
+    """The connection is closed in the middle of scoring; the answer goes nowhere, the next client gets its own."""
+    app = create_app(live.service, live.metrics, live.freshness)
+    head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    with Listening(app) as served:
+        with socket.create_connection(("127.0.0.1", served.port)) as leaving:
+            leaving.sendall(head.encode() + BODY)
+            time.sleep(0.05)
+        blocked.may_go_on.set()
+        with RankingClient(served.url) as client:
+            assert len(client.rank(1, list(ITEMS)).item_ids) == len(ITEMS)
+        assert blocked.scored == 2
