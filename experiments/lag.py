@@ -37,20 +37,20 @@ def run(settings: Settings, report: Report) -> dict[str, Any]:
             of_log(f"reading late {side}", number, len(SIDES))
             held = {lag_ms: held_late(data, items * lag_ms, users * lag_ms) for lag_ms in LAGS}
             for row, measures in zip(rows, compared(found, held, data, every), strict=True):
-                row |= {side: measures["all"], f"{side}_lost": measures["all_lost"]}
+                row |= {side: measures["all"], f"{side}_difference": measures["all_difference"]}
         logs[name] = {**about(data, settings.seeds), "rows": rows}
     return {"logs": logs}
 
 
 def tables(found: dict[str, Any]) -> str:
     """A table a log."""
-    head = ["lag", "GAUC, both late (95 %)", *(f"{side} late: lost (95 %)" for side in SIDES)]
+    head = ["lag", "GAUC, both late (95 %)", *(f"{side} late: minus no lag (95 %)" for side in SIDES)]
     parts = []
     for name, log in found["logs"].items():
         lines = [
             [
                 label(row["lag_ms"]), span(row["both"]),
-                *("" if row is log["rows"][0] else span(row[f"{side}_lost"], "+.4f") for side in SIDES),
+                *("" if row is log["rows"][0] else span(row[f"{side}_difference"], "+.4f") for side in SIDES),
             ]
             for row in log["rows"]
         ]  # fmt: skip
@@ -59,12 +59,14 @@ def tables(found: dict[str, Any]) -> str:
 
 
 def figure(found: dict[str, Any]) -> Figure:
-    """What is lost by lag, a panel a log."""
+    """Difference to no lag, a panel a log."""
     drawn, panels = new_figure(len(found["logs"]))
     for axes, (name, log) in zip(panels, found["logs"].items(), strict=True):
         rows = log["rows"]
         for place, side in enumerate(SIDES):
-            band(axes, [at + 0.06 * place for at in range(len(rows))], rows, f"{side}_lost", f"{side} late", place)
+            band(
+                axes, [at + 0.06 * place for at in range(len(rows))], rows, f"{side}_difference", f"{side} late", place
+            )
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(rows)), labels=[label(row["lag_ms"]) for row in rows])
         axes.set(xlabel=f"lag ({name})", ylabel="GAUC minus no lag")

@@ -72,7 +72,7 @@ def compared(
             estimate = paired.estimate(np.stack([group_auc(users, labels, each[mask])[1] for each in of_seeds]))
             first = first or estimate
             row[group] = interval(estimate)
-            row[f"{group}_lost"] = interval(estimate - first)
+            row[f"{group}_difference"] = interval(estimate - first)
     return rows
 
 
@@ -98,13 +98,13 @@ def label(age_ms: int) -> str:
 
 def tables(found: dict[str, Any]) -> str:
     """A table a log."""
-    head = ["age", "other inputs", "GAUC (95 %)", *(f"{group}: lost (95 %)" for group in GROUPS)]
+    head = ["age", "other inputs", "GAUC (95 %)", *(f"{group}: minus fresh (95 %)" for group in GROUPS)]
     parts = []
     for name, log in found["logs"].items():
         lines = [
             [
                 label(row["age_ms"]), f"{100 * row['changed']:.0f} %", span(row["all"]),
-                *("" if row is log["rows"][0] else span(row[f"{group}_lost"], "+.4f") for group in GROUPS),
+                *("" if row is log["rows"][0] else span(row[f"{group}_difference"], "+.4f") for group in GROUPS),
             ]
             for row in log["rows"]
         ]  # fmt: skip
@@ -114,12 +114,12 @@ def tables(found: dict[str, Any]) -> str:
 
 
 def figure(found: dict[str, Any]) -> Figure:
-    """What is lost by age, of all, fast and slow candidates, a panel a log."""
+    """Difference to fresh vectors by age, of all, fast and slow candidates, a panel a log."""
     drawn, panels = new_figure(len(found["logs"]))
     for axes, (name, log) in zip(panels, found["logs"].items(), strict=True):
         rows = log["rows"]
         for place, group in enumerate(GROUPS):
-            band(axes, [at + 0.06 * place for at in range(len(rows))], rows, f"{group}_lost", group, place)
+            band(axes, [at + 0.06 * place for at in range(len(rows))], rows, f"{group}_difference", group, place)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(rows)), labels=[label(row["age_ms"]) for row in rows])
         axes.set(xlabel=f"age of item vectors ({name})", ylabel="GAUC minus fresh")
