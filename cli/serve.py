@@ -48,12 +48,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--token-file", type=_FILE, help="File with the token that clients must send  [default: AIF_TOKEN]")
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM): serves https.")
 @click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
+@click.option(
+    "--user-states-mb", default=256, show_default=True, type=click.IntRange(1), help="Memory of computed user states."
+)
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
 def command(
     deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int,
     filters: Path | None, token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
-    keep_answers: float, answers_on_disk: bool,
+    keep_answers: float, answers_on_disk: bool, user_states_mb: int,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
@@ -84,4 +87,7 @@ def command(
     exposure = Exposure(host, port, read_token(token_file, os.environ.get("AIF_TOKEN")), tls_cert, tls_key, insecure)
     declared = Filters.read(filters) if filters else NO_FILTERS
     samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if answers_on_disk else None)
-    serve(deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, workers)
+    serve(
+        deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, user_states_mb,
+        workers,
+    )  # fmt: skip

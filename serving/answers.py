@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from serving.binary import BinaryAnswer, Outcome, encode_answer
 from serving.items import Item
+from serving.merger import Merged
 from serving.rank_request import RankRequest
 from serving.scorer import Ranked
 from serving.stages import StageClock
@@ -27,11 +28,16 @@ class Answer:
     at_ms: int
     age_ms: float | None
     user_known: bool
-    ranked: Ranked
+    merged: Merged
     order: npt.NDArray[np.int64]  #: [k] indices of candidates, best first, after filters
     left_out: npt.NDArray[np.int64]  #: indices of candidates that filters refused
     sample_id: int = 0  #: 0: not kept
     explanation: dict[str, Any] | None = None
+
+    @property
+    def ranked(self) -> Ranked:
+        """The scores."""
+        return self.merged.ranked
 
     def as_json(self, item_of: Callable[[int], Item | None], clock: StageClock) -> dict[str, Any]:
         """The JSON answer as data; titles are the catalogue's."""
@@ -42,6 +48,11 @@ class Answer:
             "user_known": self.user_known,
             "at_ms": self.at_ms,
             "age_ms": None if age_ms is None else round(age_ms, 1),
+            "user_phase": self.merged.user_phase,
+            "quality": {
+                "behaviours": self.merged.quality.behaviours,
+                "candidates": len(self.merged.candidates),
+            },
             "behaviours_used": ranked.behaviours_used,
             "behaviours_missing": ranked.behaviours_missing,
             "missing_items": ranked.missing,
@@ -67,7 +78,8 @@ class Answer:
             chosen = slice(None) if request.places is None else request.places
         return encode_answer(
             BinaryAnswer(
-                model_version=self.model_version, sample_id=self.sample_id, user_known=self.user_known, user_phase=0,
+                model_version=self.model_version, sample_id=self.sample_id, user_known=self.user_known,
+                user_phase=self.merged.user_phase.code,
                 at_ms=self.at_ms, age_ms=self.age_ms, missing_items=ranked.missing, deleted_items=ranked.deleted,
                 duplicates=request.duplicates, filtered_items=len(self.left_out),
                 behaviours_used=ranked.behaviours_used, behaviours_missing=ranked.behaviours_missing,

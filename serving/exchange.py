@@ -27,6 +27,7 @@ _TITLES: Final = {
     404: "Not found",
     405: "Method not allowed",
     408: "Too slow",
+    409: "Another model version",
     413: "Body too large",
     415: "Unknown content type",
     500: "Internal error",

@@ -27,9 +27,9 @@ from serving.changelogs import FollowedTopic, followed_topics
 from serving.freshness import Freshness
 from serving.local_tables import find_tables
 from serving.progress import Progress
+from serving.state_upkeep import StateUpkeep
 from serving.store import SERVED_TABLES, TablePartition
 from serving.store_writer import MODELS, StoreWriter
-from serving.upkeep import Upkeep
 
 __all__ = ["Feed"]
 
@@ -60,7 +60,7 @@ class Feed:
         self,
         deployment: Deployment,
         writer: StoreWriter,
-        upkeep: Upkeep,
+        upkeep: StateUpkeep,
         progress: Progress,
         freshness: Freshness,
         tables: Path | None,

@@ -20,9 +20,9 @@ from serving.feed import Feed
 from serving.freshness import Freshness
 from serving.progress import Progress
 from serving.state import StateFolder
+from serving.state_upkeep import StateUpkeep
 from serving.store import Store
 from serving.store_writer import StoreWriter
-from serving.upkeep import Upkeep
 
 __all__ = ["FRESHNESS_FILE", "Feeder"]
 
@@ -85,7 +85,7 @@ class Feeder:
         rows = sum(map(len, writer.slabs.values()))
         if writer.offsets:
             _log.info("opened %s: %d rows checked in %.0f ms", store.folder, rows, 1e3 * (time.monotonic() - started_s))
-        upkeep = Upkeep(folder, number, writer, progress, self._gate, reason)
+        upkeep = StateUpkeep(folder, number, writer, progress, self._gate, reason)
         freshness = Freshness(folder.folder / FRESHNESS_FILE)
         self._feed = Feed(self._deployment, writer, upkeep, progress, freshness, self._tables)
         if self._stopping.is_set():

@@ -21,9 +21,20 @@ from domain.tiers import tier_values
 from schemas.errors import ArtifactError
 
 __all__ = [
-    "Folded", "Head", "assemble", "attention_weights", "category_rows", "first_layer", "input_width", "rank", "score",
+    "Folded",
+    "Head",
+    "Prepared",
+    "assemble",
+    "attention_weights",
+    "category_rows",
+    "first_layer",
+    "input_width",
+    "prepare",
+    "rank",
+    "score",
+    "score_rows",
     "tier_counts",
-]  # fmt: skip
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -69,6 +80,38 @@ class Folded:
     attended: npt.NDArray[np.uint8]  #: [Ls, m / 8] signatures of the newest behaviours
     attended_signed: npt.NDArray[np.bool_]  #: [Ls] which of them have one
     categories: npt.NDArray[np.int64]  #: [K] buckets, 0 is none
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything of one user that scoring reads. Never changes; any thread may score with it."""
+
+    head: Head
+    sizes: Dimensions
+    folded: Folded
+    weights: Floats  #: [width, h1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the user's own arrays."""
+        folded = self.folded
+        matrices = (self.weights, folded.bias, folded.category_weight)
+        signatures = (folded.attended, *folded.groups)
+        return sum(each.nbytes for each in matrices) + sum(each.nbytes for each in signatures)
+
+
+def prepare(head: Head, sizes: Dimensions, folded: Folded) -> Prepared:
+    """Everything that does not depend on candidates, once per user."""
+    return Prepared(head, sizes, folded, first_layer(head, folded))
+
+
+def score_rows(prepared: Prepared, rows: npt.NDArray[np.uint8]) -> Floats:
+    """Probabilities ([n] float32) of candidates' records ([n, stride] uint8)."""
+    sizes, folded = prepared.sizes, prepared.folded
+    records = rows.view(sizes.layout.dtype)[:, 0]
+    inputs = np.empty((len(rows), input_width(sizes)), dtype=np.float32)
+    assemble(records, prepared.head, folded, sizes, inputs)
+    return score(inputs, prepared.weights, folded.bias, category_rows(records, folded, sizes), prepared.head)
 
 
 def input_width(sizes: Dimensions) -> int:

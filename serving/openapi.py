@@ -26,6 +26,7 @@ def _problems(*statuses: int) -> dict[str, Any]:
         400: "The request breaks a rule; `detail` names the field.",
         401: "The server has a token and the request has another or none.",
         404: "Nothing is held under this id.",
+        409: "Another version than the request wants is live.",
         408: "The body did not end in time.",
         413: "The body is too large.",
         415: "Neither JSON nor binary.",
@@ -90,7 +91,7 @@ _RANK: Final = {
                 MEDIA_TYPE: {"schema": _BINARY},
             },
         },
-        **_problems(400, 408, 413, 415, 500, 503),
+        **_problems(400, 408, 409, 413, 415, 500, 503),
     },
 }
 

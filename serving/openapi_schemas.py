@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from domain.sequence import SEQUENCE
 from schemas.records import ACTIONS
 from serving.binary import MOST_CANDIDATES
 from serving.rank_request import MOST_REQUESTS
 from serving.stages import STAGES
+from serving.user_side import How
 
 __all__ = ["SCHEMAS", "reference"]
 
@@ -68,7 +70,9 @@ _RANK_REQUEST: Final = _object(
         "top_k": _maybe(_within(1, MOST_CANDIDATES)),
         "at_ms": _maybe(_TIME),
         "deadline_ms": _maybe(_within(1, 60_000)),
+        "behaviours": _maybe(_within(1, SEQUENCE)),
         "explain": _maybe(_TRUTH),
+        "model_version": _maybe(_VERSION),
         "filters": _maybe(reference("Filters")),
     },
 )
@@ -80,6 +84,8 @@ _RANK_ANSWER: Final = _object(
         "user_known": _TRUTH,
         "at_ms": _TIME,
         "age_ms": _maybe(_NUMBER),
+        "user_phase": {"enum": [how.value for how in How]},
+        "quality": _object({"behaviours": _COUNT, "candidates": _COUNT}),
         "behaviours_used": _COUNT,
         "behaviours_missing": _COUNT,
         "missing_items": _COUNT,

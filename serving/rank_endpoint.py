@@ -81,6 +81,8 @@ class RankEndpoint:
         if isinstance(asked, list):
             return await self._batch(asked, clock)
         answer = await self._service.rank(asked, clock)
+        if (other := _other_version([answer])) is not None:
+            return other
         write = self._written
         short = len(answer.order) <= _SHORT_ANSWER_ITEMS
         content = write(answer, clock) if short else await asyncio.to_thread(write, answer, clock)
@@ -90,6 +92,8 @@ class RankEndpoint:
         """All of a batch, each on its own clock; the header tells the whole batch's parsing and nothing else."""
         clocks = [StageClock() for _ in asked]
         answers = await asyncio.gather(*map(self._service.rank, asked, clocks))
+        if (other := _other_version(answers)) is not None:
+            return other
         for answer, each in zip(answers, clocks, strict=True):
             self._metrics.stages.note(each, answer.model_version, "ok")
         data = [self._service.as_json(answer, each) for answer, each in zip(answers, clocks, strict=True)]
@@ -107,6 +111,15 @@ class RankEndpoint:
 
 def _outcome(error: AifError) -> str:
     return "invalid" if isinstance(error, BadInput) else "shed" if isinstance(error, Unavailable) else "failed"
+
+
+def _other_version(answers: list[Answer]) -> Reply | None:
+    """The refusal of answers by another version than their requests want. Judged by what answered: no race is lost."""
+    for answer in answers:
+        if answer.request.model_version not in (None, answer.model_version):
+            detail = f"model {answer.request.model_version} does not answer here, {answer.model_version} does"
+            return problem(409, f"{detail}: ask without model_version, or a server that has it live")
+    return None
 
 
 def _timing(clock: StageClock) -> tuple[tuple[bytes, bytes], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from domain.sequence import SEQUENCE
 from schemas.errors import BadInput
 from serving.binary import MOST_CANDIDATES, decode_request
 from serving.json_fields import EntityRef, boolean, entity_of, integer, kind_of, known_fields
@@ -19,10 +21,14 @@ __all__ = ["MOST_REQUESTS", "RankRequest", "parse_batch"]
 #: Requests of one batch; their candidates together are at most MOST_CANDIDATES.
 MOST_REQUESTS: Final = 64
 
-_FIELDS: Final = frozenset({"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "explain", "filters"})
+_FIELDS: Final = frozenset(
+    {"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "behaviours", "explain", "filters", "model_version"}
+)
 _INT64: Final = range(-(2**63), 2**63)
 #: Times that windows can be read at (domain/windows.py).
 _TIMES_MS: Final = range(0, 2**62)
+_VERSION: Final = re.compile("[0-9a-f]{16}")
+_BEHAVIOURS: Final = range(1, SEQUENCE + 1)
 _DEADLINES_MS: Final = range(1, 60_001)
 
 Ids = npt.NDArray[np.int64]
@@ -38,10 +44,12 @@ class RankRequest:
     top_k: int
     at_ms: int | None
     deadline_ms: int | None = None  #: after this long, counted from the request's arrival, nobody waits for the answer
+    behaviours: int | None = None  #: how many of the newest to read; None lets the deadline decide
     written: list[EntityRef] | None = None  #: [n] the candidates as written, where that is not their ids
     places: Ids | None = None  #: [given] index in `candidate_ids` of every candidate given; None where all are distinct
     in_request_order: bool = False
     explain: bool = False
+    model_version: str | None = None  #: the only one whose answer is wanted
     filters: Filters = NO_FILTERS
 
     @property
@@ -72,9 +80,11 @@ class RankRequest:
             top_k=min(integer(checked, "top_k", range(1, MOST_CANDIDATES + 1)) or len(ids), len(ids)),
             at_ms=integer(checked, "at_ms", _TIMES_MS),
             deadline_ms=integer(checked, "deadline_ms", _DEADLINES_MS),
+            behaviours=integer(checked, "behaviours", _BEHAVIOURS),
             written=written,
             places=places,
             explain=boolean(checked, "explain"),
+            model_version=_version(checked),
             filters=Filters.parse(checked.get("filters"), "filters"),
         )
 
@@ -113,6 +123,13 @@ def parse_batch(body: bytes) -> list[RankRequest] | RankRequest:
     if (count := sum(len(each.candidate_ids) for each in requests)) > MOST_CANDIDATES:
         raise BadInput(f"a batch has at most {MOST_CANDIDATES} candidates, this one {count}: send it in parts")
     return requests
+
+
+def _version(fields: dict[str, Any]) -> str | None:
+    version = fields.get("model_version")
+    if version is not None and not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise BadInput(f"model_version must be 16 hex digits, not {version!r}")
+    return version
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import random
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -72,7 +73,7 @@ class Samples:
 
     def keep(self, answer: Answer, applied: Applied) -> int:
         """Keep an answer that was made while the changelogs stood at `applied`; the sample's id, never 0."""
-        sample_id = self._random.getrandbits(64) or 1
+        sample_id = secrets.randbits(64) or 1  # not `_random`, which forked processes have in the same state
         line = orjson.dumps(self._described(sample_id, answer, applied), option=orjson.OPT_SERIALIZE_NUMPY)
         with self._lock:
             self._kept[sample_id] = line
@@ -116,7 +117,7 @@ class Samples:
             "applied": tables,
             "behaviours_used": ranked.behaviours_used,
             "behaviours_missing": ranked.behaviours_missing,
-            "candidates": answer.request.candidate_ids,
+            "candidates": answer.merged.candidates,
             "scores": ranked.scores,
             "known": ranked.known,
             "ranking": answer.request.candidate_ids[answer.order],

@@ -1,8 +1,4 @@
-"""One request: the user's row and the rows it needs, the user phase, the candidates' scores, the ranking.
-
-Five stages, each timed: ingress (the API's), feature retrieval (rows out of memory), transform (rows to network
-inputs), inference (the user phase and the head), post-processing (validation and ranking).
-"""
+"""Candidates of one user: their rows, their scores, their order. The user's state is at hand."""
 
 from __future__ import annotations
 
@@ -14,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.n2o import Flag
-from domain.user_features import user_inputs
-from domain.user_row import behaviours_of
 from schemas.errors import Corrupt
-from schemas.records import UserHead
-from serving.kernels import Floats, assemble, category_rows, first_layer, input_width, rank, score
+from serving.kernels import Floats, rank, score_rows
 from serving.stages import StageClock
+from serving.user_state import UserState
 from serving.versions import Version
 
 __all__ = ["Ranked", "Scorer"]
@@ -41,70 +35,45 @@ class Ranked:
 
 
 class Scorer:
-    """Scores candidates. Any thread may call `rank`; each has its own buffers, as large as its largest request."""
+    """Scores candidates. Any thread may call `rank`; each has its own buffer, as large as its largest request."""
 
     def __init__(self) -> None:
         self._buffers = threading.local()
 
     def rank(
-        self,
-        version: Version,
-        head: UserHead | None,
-        candidates: npt.NDArray[np.int64],
-        at_ms: int,
-        top_k: int,
-        clock: StageClock,
+        self, version: Version, state: UserState, candidates: npt.NDArray[np.int64], top_k: int, clock: StageClock
     ) -> Ranked:
-        """Rank distinct candidates ([n >= 1] int64) for a user (None: one without a row) at an event time.
+        """Rank distinct candidates ([n] int64). Everything of the model comes from `version`, and so did the state.
 
-        Everything of the model comes from `version`. Raises Corrupt where a score is not a number.
+        Raises Corrupt where the state is of another version, or a score is not a number.
         """
-        sizes, layout, count = version.sizes, version.layout, len(candidates)
-        with clock.time("transform"):
-            newest_first = behaviours_of(head)[::-1]
-            user = user_inputs([head], [newest_first], np.array([at_ms], dtype=np.int64), sizes)
+        if state.version_tag != version.slab.tag:
+            raise Corrupt(f"a user state of version {state.version_tag:016x} met rows of {version.name}: not scored")
+        count = len(candidates)
         with clock.time("feature_retrieval"):
-            # Candidates and behaviours in one gather: all rows are of one moment.
-            ids = np.concatenate((candidates, user.item_ids[0]))
-            raw, inputs = self._rows(len(ids), layout.stride, count, input_width(sizes))
-            found = version.slab.gather(ids, raw)
-            records = raw.view(layout.dtype)[:, 0]
-            rows, behaviours = records[:count], records[count:]
-            used = user.present[0] & found[count:]
-        with clock.time("inference"):
-            folded = version.phase.run(user, behaviours, found[count:])
+            raw = self._rows(count, version.layout.stride)
+            found = version.slab.gather(candidates, raw)
         with clock.time("transform"):
-            live = found[:count] & (rows["flags"] & Flag.DELETED == 0)
-            _blank(raw[:count], found[:count] & ~live)
-            assemble(rows, version.head, folded, sizes, inputs)
-            weights, added = first_layer(version.head, folded), category_rows(rows, folded, sizes)
+            deleted = found & (raw.view(version.layout.dtype)[:, 0]["flags"] & Flag.DELETED != 0)
+            live = found & ~deleted
+            raw[deleted] = 0  # what is not servable scores as if nothing were known of it
         with clock.time("inference"):
-            scores = score(inputs, weights, folded.bias, added, version.head)
+            scores = score_rows(state.prepared, raw)
         with clock.time("post_processing"):
             if not np.isfinite(scores).all():
                 raise Corrupt(f"model {version.name} gave a score that is not a number: roll back to another version")
             order = rank(scores, candidates, live, top_k)
-        present = int(np.count_nonzero(user.present))
-        used_count = int(np.count_nonzero(used))
-        known = int(np.count_nonzero(found[:count]))
+        known = int(np.count_nonzero(found))
         return Ranked(
-            order, scores, live, count - known, known - int(np.count_nonzero(live)), used_count, present - used_count
-        )
+            order, scores, live, count - known, known - int(np.count_nonzero(live)),
+            state.behaviours_used, state.behaviours_missing,
+        )  # fmt: skip
 
-    def _rows(self, rows: int, stride: int, inputs: int, width: int) -> tuple[npt.NDArray[np.uint8], Floats]:
-        """This thread's buffers: [rows, stride] uint8 and [inputs, width] float32, valid until its next request."""
+    def _rows(self, rows: int, stride: int) -> npt.NDArray[np.uint8]:
+        """This thread's buffer ([rows, stride] uint8), valid until its next request."""
         mine: Any = self._buffers
         size = getattr(mine, "raw", np.empty(0, dtype=np.uint8)).size
         if size < rows * stride:
             mine.raw = np.empty(max(rows, _FIRST_ROWS) * stride, dtype=np.uint8)
-        size = getattr(mine, "inputs", np.empty(0, dtype=np.float32)).size
-        if size < inputs * width:
-            mine.inputs = np.empty(max(inputs, _FIRST_ROWS) * width, dtype=np.float32)
         raw: npt.NDArray[np.uint8] = mine.raw[: rows * stride].reshape(rows, stride)
-        return raw, mine.inputs[: inputs * width].reshape(inputs, width)
-
-
-def _blank(raw: npt.NDArray[np.uint8], rows: npt.NDArray[np.bool_]) -> None:
-    """Make some rows zeros: what is not servable scores as if nothing were known of it."""
-    if rows.any():
-        raw[rows] = 0
+        return raw

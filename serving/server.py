@@ -23,6 +23,8 @@ from serving.exposure import Exposure
 from serving.feeder import FRESHNESS_FILE, Feeder
 from serving.following import Follower
 from serving.freshness import Freshness
+from serving.merger import Merger
+from serving.merger_metrics import MergerMetrics
 from serving.metrics import Metrics
 from serving.post_processing import Filters
 from serving.processes import Processes
@@ -31,12 +33,16 @@ from serving.samples import Samples
 from serving.service import Service
 from serving.state import StateFolder
 from serving.store import Store
+from serving.upkeep import Upkeep
 from serving.versions import Versions
 
 __all__ = ["score", "serve"]
 
 #: Threads that score. More than cores would only add waiting to everybody's time.
 _SCORERS: Final = 2
+#: Threads that run user phases, a batch at a time.
+_PHASES: Final = 1
+_SWEEP_S: Final = 60.0
 _DRAIN_S: Final = 10
 #: Beyond that, until a process that does not end is killed.
 _MARGIN_S: Final = 5.0
@@ -45,14 +51,9 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
-    deployment: Deployment,
-    exposure: Exposure,
-    tables: Path | None,
-    gate: float,
-    filters: Filters,
-    samples: Samples,
-    workers: int,
-) -> None:
+    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples,
+    user_states_mb: int, workers: int,
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises BadInput where the address cannot be bound.
@@ -65,10 +66,8 @@ def serve(
         "broker %s, topics %s*, tables %s", deployment.bootstrap_servers, deployment.prefix, tables or "none here"
     )
     _prepare_state(deployment)
-    feeder, scorer = (
-        Feeder(deployment, tables, gate),
-        partial(score, deployment, listener, exposure, gate, filters, samples),
-    )
+    feeder = Feeder(deployment, tables, gate)
+    scorer = partial(score, deployment, listener, exposure, gate, filters, samples, user_states_mb << 20)
     scorers: list[tuple[str, Callable[[], None]]] = [(f"scoring process {number}", scorer) for number in range(workers)]
     Processes([[("the feeder", feeder.run)], scorers]).run(_DRAIN_S + _MARGIN_S)
     listener.close()
@@ -76,8 +75,9 @@ def serve(
 
 
 def score(
-    deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters, samples: Samples
-) -> None:
+    deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters,
+    samples: Samples, user_state_bytes: int,
+) -> None:  # fmt: skip
     """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,8 +88,14 @@ def score(
     freshness = Freshness(folder.folder / FRESHNESS_FILE)
     metrics = Metrics(store, versions, progress, freshness)
     follower = Follower(deployment, folder, store, versions, progress)
-    with ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers:
-        service = Service(deployment, store, versions, progress, metrics, filters, scorers, samples)
+    with (
+        ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers,
+        ThreadPoolExecutor(_PHASES, thread_name_prefix="phase") as phases,
+    ):
+        merger = Merger.of(store, versions, scorers, phases, user_state_bytes)
+        metrics.registry.register(MergerMetrics(merger.users))
+        upkeep = Upkeep(versions, merger.users, merger.speeds, None, _SWEEP_S)
+        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples)
         limits = Limits()
         config = uvicorn.Config(
             create_app(service, metrics, freshness, limits, exposure.token),
@@ -107,10 +113,12 @@ def score(
             ssl_keyfile=exposure.tls_key,
         )
         follower.start()
+        upkeep.start()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")
+            upkeep.stop()
             follower.stop()
     store.close()
 

@@ -13,22 +13,23 @@ import numpy as np
 
 from domain.n2o import Flag
 from domain.user_features import user_inputs
-from domain.user_row import behaviours_of
 from schemas.deployment import Deployment
-from schemas.errors import DecodeError, Unavailable
-from schemas.records import UserHead
+from schemas.errors import Unavailable
 from serving.answers import Answer
+from serving.deadline import NEVER, Deadline
 from serving.explain import MOST_EXPLAINED, User, explained
 from serving.lookups import Lookups
+from serving.merger import Ask, Begun, Merger
 from serving.metrics import Metrics
 from serving.post_processing import NO_FILTERS, Filters, check_scores
 from serving.progress import Progress
 from serving.rank_request import RankRequest
 from serving.samples import Samples
-from serving.scorer import Ranked, Scorer
+from serving.scorer import Ranked
 from serving.stages import StageClock
 from serving.store import Store, TablePartition
-from serving.versions import Version, Versions
+from serving.user_side import How
+from serving.versions import Versions
 
 __all__ = ["Service"]
 
@@ -46,6 +47,7 @@ class Service:
         progress: Progress,
         metrics: Metrics,
         filters: Filters = NO_FILTERS,
+        merger: Merger | None = None,
         scorers: Executor | None = None,
         samples: Samples | None = None,
         wall_s: Callable[[], float] = time.time,
@@ -58,63 +60,96 @@ class Service:
         self._filters = filters
         self._scorers = scorers
         self.samples = Samples() if samples is None else samples
-        self._scorer = Scorer()
+        self.merger = merger or Merger.of(store, versions)
 
     async def rank(self, request: RankRequest, clock: StageClock) -> Answer:
-        """`rank_here` on one of the threads that score, where there are any."""
+        """Start the user phase and, when it is there, rank on one of the threads that score, where there are any.
+
+        Raises as `rank_here`.
+        """
         if self._scorers is None:
             return self.rank_here(request, clock)
-        return await asyncio.get_running_loop().run_in_executor(self._scorers, self.rank_here, request, clock)
+        loop = asyncio.get_running_loop()
+        if self._to_keep(request):
+            return await loop.run_in_executor(self._scorers, self._kept, request, clock)
+        begun = self._begin(request, clock)
+        await self.merger.arrive(begun, len(request.candidate_ids), clock)
+        return await loop.run_in_executor(self._scorers, self.rank_here, request, clock, begun)
 
-    def rank_here(self, request: RankRequest, clock: StageClock) -> Answer:
-        """Rank a request's candidates, in this thread.
+    def rank_here(self, request: RankRequest, clock: StageClock, begun: Begun | None = None) -> Answer:
+        """Rank a request's candidates, in this thread; `begun` where its user phase was started already.
 
         Raises Unavailable, saying why, while no version is live, and where the request has waited beyond its deadline.
         """
-        version = self.versions.live  # once: everything below is of this version
-        if version is None:
+        if begun is None and self._to_keep(request):
+            return self._kept(request, clock)
+        return self._answer(request, begun or self._begin(request, clock), clock)
+
+    def _to_keep(self, request: RankRequest) -> bool:
+        return request.explain or self.samples.wanted()
+
+    def _kept(self, request: RankRequest, clock: StageClock) -> Answer:
+        """An answer that is kept, or explained: nothing of it comes from a cache, so that it can be made again."""
+        applied = self._applied()
+        begun = self._begin(request, clock, fresh=True)
+        answer = self._answer(request, begun, clock)
+        whole = answer.merged.user_phase == How.COMPUTED or not answer.user_known
+        # Rows that came while it was made may or may not be in it: only an answer between two batches says what it saw.
+        if whole and applied == self._applied():
+            answer = replace(answer, sample_id=self.samples.keep(answer, applied))
+        if request.explain:
+            answer = replace(answer, explanation=self._explanation(begun, answer))
+        return answer
+
+    def _begin(self, request: RankRequest, clock: StageClock, fresh: bool = False) -> Begun:
+        """The request pinned to a version, its user phase under way."""
+        if self.versions.live is None:
             raise Unavailable("; ".join(self.progress.not_ready(self.versions)))
+        deadline = NEVER if request.deadline_ms is None else Deadline.after(request.deadline_ms - clock.total_ms())
+        at_ms = self.lookups.now_ms() if request.at_ms is None else request.at_ms
+        ask = Ask(
+            request.user_id, at_ms, exact_time=fresh or request.at_ms is not None, fresh=fresh, deadline=deadline,
+            # Whoever wants scores in the order of the request wants all of them.
+            behaviours=request.behaviours, candidates=len(request.candidate_ids) if request.in_request_order else None,
+        )  # fmt: skip
+        with clock.time("feature_retrieval"):
+            return self.merger.prepare(ask)
+
+    def _answer(self, request: RankRequest, begun: Begun, clock: StageClock) -> Answer:
         if request.deadline_ms is not None and clock.total_ms() > request.deadline_ms:
             raise Unavailable(f"waited longer than the request's deadline_ms of {request.deadline_ms}: not scored")
-        applied = self._applied() if request.explain or self.samples.wanted() else None
-        at_ms = self.lookups.now_ms() if request.at_ms is None else request.at_ms
         filters = self._filters.tightened(request.filters)
         count = len(request.candidate_ids)
         top_k = count if filters or request.in_request_order else request.top_k
-        with clock.time("feature_retrieval"):
-            head = self._head(request.user_id)
-        ranked = self._scorer.rank(version, head, request.candidate_ids, at_ms, top_k, clock)
+        merged = self.merger.score_here(begun, request.candidate_ids, top_k, clock)
+        ranked, version = merged.ranked, begun.version
         with clock.time("post_processing"):
             check_scores(ranked.scores, version.name)
             order, left_out = ranked.order, _NOBODY
             if filters:
                 wanted = count if request.in_request_order else request.top_k
                 order, left_out = filters.apply(order, request.candidate_ids, self._store.items.get, wanted)
-        self._count(request, ranked, len(left_out))
+        self._count(request, begun, ranked, len(left_out))
         age_ms = self.progress.age_ms(self._store)
-        answer = Answer(request, version.name, at_ms, age_ms, head is not None, ranked, order, left_out)
-        # Rows that came while it was made may or may not be in it: only an answer between two batches says what it saw.
-        if applied is not None and applied == self._applied():
-            answer = replace(answer, sample_id=self.samples.keep(answer, applied))
-        if request.explain:
-            answer = replace(answer, explanation=self._explanation(version, head, answer))
-        return answer
+        return Answer(request, version.name, begun.ask.at_ms, age_ms, begun.user == "known", merged, order, left_out)
 
     def as_json(self, answer: Answer, clock: StageClock) -> dict[str, Any]:
         """A JSON answer, with the catalogue's titles."""
         return answer.as_json(self._store.items.get, clock)
 
-    def _explanation(self, version: Version, head: UserHead | None, answer: Answer) -> dict[str, Any]:
+    def _explanation(self, begun: Begun, answer: Answer) -> dict[str, Any]:
         """Of the best candidates of an answer. Reads rows again: where they changed meanwhile, `score` tells."""
+        version, head = begun.version, begun.pending.asked.head
         sizes, layout, ids = version.sizes, version.layout, answer.request.candidate_ids[answer.order[:MOST_EXPLAINED]]
-        inputs = user_inputs([head], [behaviours_of(head)[::-1]], np.array([answer.at_ms], dtype=np.int64), sizes)
+        history = self.merger.history(begun.pending.asked)
+        inputs = user_inputs([head], [history], np.array([answer.at_ms], dtype=np.int64), sizes)
         raw = np.empty((len(ids) + inputs.item_ids.shape[1], layout.stride), dtype=np.uint8)
         found = version.slab.gather(np.concatenate((ids, inputs.item_ids[0])), raw)
         records = raw.view(layout.dtype)[:, 0]
         candidates, behaviours, known = records[: len(ids)], records[len(ids) :], found[len(ids) :]
         servable = found[: len(ids)] & (candidates["flags"] & Flag.DELETED == 0)
         raw[: len(ids)][~servable] = 0
-        user = User(inputs, behaviours, known, version.phase.run(inputs, behaviours, known))
+        user = User(inputs, behaviours, known, version.phase.run(inputs, behaviours[None], known[None])[0])
         of_items = explained(candidates, servable, user, version.head, sizes, answer.at_ms)
         newest_ms = None if head is None else head["newest_event_time_ms"]
         return {
@@ -126,18 +161,9 @@ class Service:
     def _applied(self) -> dict[TablePartition, int]:
         return self._store.applied
 
-    def _head(self, user_id: int) -> UserHead | None:
-        """The user's row; a row that this build cannot read counts as none, and in the metrics."""
-        try:
-            head = self._store.users.head(user_id)
-        except DecodeError as error:
-            self._metrics.users[error.reason].inc()
-            return None
-        self._metrics.users["unknown" if head is None else "known"].inc()
-        return head
-
-    def _count(self, request: RankRequest, ranked: Ranked, filtered: int) -> None:
+    def _count(self, request: RankRequest, begun: Begun, ranked: Ranked, filtered: int) -> None:
         metrics = self._metrics
+        metrics.users[begun.user].inc()
         scored = len(ranked.scores) - ranked.missing - ranked.deleted
         for outcome, count in (
             ("scored", scored), ("missing", ranked.missing), ("deleted", ranked.deleted), ("filtered", filtered),

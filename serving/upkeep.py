@@ -1,50 +1,73 @@
-"""What the feeder does a few times a second beside applying rows: roll-outs, progress, and which state is read."""
+"""What is made once a version, or now and then, beside the requests: states of nobody, costs, shelves of candidates."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
-from schemas.errors import Corrupt
-from serving.announcements import announced_in, tag_of
-from serving.progress import Progress
-from serving.rollout import Rollout
-from serving.state import StateFolder
-from serving.store_writer import StoreWriter
+from serving.calibration import Speeds
+from serving.retrieval import Catalogue
+from serving.user_side import UserSide
+from serving.user_state import UserState
+from serving.versions import Version, Versions
 
 __all__ = ["Upkeep"]
 
-_PUBLISH_EVERY_S: Final = 0.05
+_TURN_S: Final = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Of one state while it is written. Belongs to the thread that applies."""
+    """A thread that looks after the versions in use."""
 
     def __init__(
-        self, folder: StateFolder, number: int, writer: StoreWriter, progress: Progress, gate: float, reason: str = ""
+        self,
+        versions: Versions,
+        users: UserSide[Version, UserState],
+        speeds: Speeds,
+        catalogue: Catalogue | None,
+        sweep_s: float,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder = folder
-        self._number = number
-        self._writer = writer
-        self._progress = progress
-        self._rollout = Rollout(writer, folder.control, gate)
-        self._reason = reason  #: why this state is made beside the current one
-        self._published_s = 0.0
+        """`sweep_s` passes between two sweeps of the catalogue: how old what can be retrieved may be."""
+        self._versions = versions
+        self._users = users
+        self._speeds = speeds
+        self._catalogue = catalogue
+        self._sweep_s = sweep_s
+        self._now_s = monotonic_s
+        self._swept: tuple[float, frozenset[int]] = (float("-inf"), frozenset())
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
-    def step(self) -> None:
-        """Never waits. Raises Corrupt where a reader found this state damaged."""
-        control = self._folder.control
-        if control.damaged == self._number:
-            raise Corrupt("a reader found rows that are not as they were written")
-        # Before everything is applied, coverage is of a part of the catalogue and would mean nothing.
-        if self._progress.caught_up:
-            announced = [tag_of(record) for record in announced_in(self._writer.store.announced())]
-            if control.state == self._number:
-                self._rollout.advance(announced)
-            elif self._rollout.may_take_over(announced):
-                self._folder.make_current(self._number)
-        if (now_s := time.monotonic()) - self._published_s >= _PUBLISH_EVERY_S:
-            self._published_s = now_s
-            self._writer.store.rows.tidy()
-            beside = self._reason if control.state != self._number else ""
-            self._progress.publish(control, self._writer.refused, beside)
+    def start(self) -> None:
+        """Begin; the first turn at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the turn under way."""
+        self._stopping.set()
+        self._thread.join()
+
+    def turn(self) -> None:
+        """Do what is due."""
+        in_use = [version for version in (self._versions.live, self._versions.candidate) if version is not None]
+        for version in in_use:
+            self._users.default(version)
+            self._speeds.measure(version)
+        swept_s, swept = self._swept
+        tags = frozenset(version.tag for version in in_use)
+        if self._catalogue is not None and (tags != swept or self._now_s() - swept_s >= self._sweep_s):
+            self._catalogue.refresh(in_use)
+            self._swept = self._now_s(), tags
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_TURN_S):
+            try:
+                self.turn()
+            except Exception:  # of a version's graph, say: requests go on without what was due, and it is tried again
+                _log.exception("upkeep failed; it is tried again in %.1f s", _TURN_S)

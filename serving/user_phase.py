@@ -16,7 +16,7 @@ from domain.n2o import Flag
 from domain.tiers import group_table
 from domain.user_features import UserInputs
 from schemas.errors import ArtifactError
-from serving.kernels import Floats, Folded
+from serving.kernels import Folded
 
 __all__ = ["UserPhase"]
 
@@ -50,42 +50,44 @@ class UserPhase:
         self._sizes = sizes
         self._groups = group_table(sizes.tier_groups)  # [actions, G]
 
-    def run(self, inputs: UserInputs, records: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> Folded:
-        """Fold one user (`inputs` of one) whose behaviours' records ([L] of the layout's dtype) are at hand.
+    def run(self, inputs: UserInputs, records: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> list[Folded]:
+        """Fold B users, whose behaviours' records ([B, L] of the layout's dtype) are at hand, in one run of the graph.
 
-        A behaviour without a row (`known` [L] false) is masked, exactly as in training.
+        A behaviour without a row (`known` [B, L] false) is masked, exactly as in training; so is what pads a shorter
+        history to the longest of the batch.
         """
         sizes = self._sizes
-        present = inputs.present[0] & known
+        present = inputs.present & known
         signed = present & (records["flags"] & Flag.HAS_SIGNATURE != 0)
         buckets = category_buckets(
             records["category_id"], records["flags"] & Flag.HAS_CATEGORY != 0, sizes.category_buckets
-        )  # [L]
-        categories, cross = cross_features(
-            buckets[None], inputs.actions, inputs.ages, present[None], sizes.cross_categories
-        )
-        outputs: list[Floats] = self._session.run(
+        )  # [B, L]
+        categories, cross = cross_features(buckets, inputs.actions, inputs.ages, present, sizes.cross_categories)
+        outputs = self._session.run(
             _OUTPUTS,
             {
                 "windows": inputs.windows,
-                "vectors": (sizes.layout.vectors(records) * present[:, None])[None],
-                "signatures": (signs(records["signature"]) * signed[:, None])[None],
+                "vectors": sizes.layout.vectors(records) * present[..., None],
+                "signatures": signs(records["signature"]) * signed[..., None],
                 "actions": inputs.actions,
                 "ages": inputs.ages,
-                "present": present[None].astype(np.float32),
+                "present": present.astype(np.float32),
                 "cross": cross,
             },
         )
-        bias, bridge_weight, signature_weight, attention_weight, category_weight = (each[0] for each in outputs)
-        counted = self._groups[inputs.actions[0]] & signed[:, None]  # [L, G]
+        counted = self._groups[inputs.actions] & signed[..., None]  # [B, L, G]
         packed, newest = records["signature"], slice(sizes.attended)
-        return Folded(
-            bias, bridge_weight, signature_weight, attention_weight, category_weight,
-            tuple(packed[counted[:, group]] for group in range(counted.shape[1])),
-            np.ascontiguousarray(packed[newest]),
-            signed[newest],
-            categories[0],
-        )  # fmt: skip
+        return [
+            Folded(
+                # Copies: a state that is kept must not keep the outputs of its whole batch.
+                **{name: output[user].copy() for name, output in zip(_OUTPUTS, outputs, strict=True)},
+                groups=tuple(packed[user][counted[user, :, group]] for group in range(counted.shape[-1])),
+                attended=np.ascontiguousarray(packed[user, newest]),
+                attended_signed=signed[user, newest].copy(),
+                categories=categories[user].copy(),
+            )
+            for user in range(len(inputs))
+        ]
 
     def warm(self) -> None:
         """Run once for nobody, so that the first request does not pay for the session's set-up.
@@ -102,7 +104,7 @@ class UserPhase:
             present=np.zeros((1, count), dtype=np.bool_),
         )
         try:
-            folded = self.run(nobody, sizes.layout.empty(count), np.zeros(count, dtype=np.bool_))
+            folded = self.run(nobody, sizes.layout.empty(count)[None], np.zeros((1, count), dtype=np.bool_))[0]
         except Exception as error:  # see __init__
             raise ArtifactError(f"{USER_PHASE} does not run: {error}") from error
         expected = [

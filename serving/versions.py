@@ -68,7 +68,7 @@ class Version:
 
     @property
     def tag(self) -> int:
-        """The version as rows name it."""
+        """The version as its rows carry it."""
         return self.slab.tag
 
 

@@ -49,6 +49,7 @@ def test_rank_answers_with_scores_and_what_was_known(live, client) -> None:
     assert {name: body[name] for name in body if name not in ("items", "stages_ms", "model_version")} == {
         "user_id": USER, "user_known": True, "at_ms": NOW_MS, "age_ms": body["age_ms"], "behaviours_used": 2,
         "behaviours_missing": 1, "missing_items": 1, "deleted_items": 0, "filtered_items": 0, "duplicates": 0,
+        "user_phase": "computed", "quality": {"behaviours": 20, "candidates": 21},
     }  # fmt: skip
     assert list(body["stages_ms"]) == list(STAGES)
     timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))

@@ -25,7 +25,7 @@ from serving.feed import Feed
 from serving.following import Follower
 from serving.local_tables import CHANGELOG_OFFSET_KEY, find_tables
 from serving.progress import Progress
-from serving.upkeep import Upkeep
+from serving.state_upkeep import StateUpkeep
 from tests.serving.conftest import (
     NOW_MS,
     World,
@@ -52,7 +52,7 @@ class Feeding:
 
     def __init__(self, world: World, deployment: Deployment, tables: Path | None = None) -> None:
         world.progress.caught_up = world.progress.connected = False
-        upkeep = Upkeep(world.folder, world.folder.control.state, world.writer, world.progress, gate=0.999)
+        upkeep = StateUpkeep(world.folder, world.folder.control.state, world.writer, world.progress, gate=0.999)
         self.feed = Feed(deployment, world.writer, upkeep, world.progress, world.freshness, tables)
         self.failed: Exception | None = None
         self._thread = threading.Thread(target=self._run)

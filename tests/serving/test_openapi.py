@@ -99,6 +99,7 @@ REQUESTS = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=30)
 @given(REQUESTS)
 def test_what_the_document_allows_is_parsed(request) -> None:
     """Document and parser agree on valid requests."""
@@ -121,7 +122,7 @@ def test_schemathesis_finds_nothing(live) -> None:
     ]  # fmt: skip
     assert len(checks) == 6
     quick = settings(
-        max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate], derandomize=True,
+        max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate], derandomize=True,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     asked = []

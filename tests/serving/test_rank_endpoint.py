@@ -65,7 +65,7 @@ def test_content_types(live, client) -> None:
     assert "must begin with b'AIFQ'" in post(client, body + b" " * 20).json()["detail"]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(junk=st.binary(max_size=80), cut=st.integers(0, len(BODY)), media_type=st.sampled_from([MEDIA_TYPE, None]))
 def test_no_body_is_a_fault_of_the_server(live, client, junk, cut, media_type) -> None:
     """Whatever bytes come, as JSON or binary, the answer is 200 or says what is wrong with them: never 5xx."""
@@ -106,6 +106,17 @@ def test_a_bad_batch_is_told_which_request_is_wrong(live, client, body, says) ->
     assert response.status_code == 400 and says in response.json()["detail"]
 
 
+def test_a_request_may_want_one_version(live, client) -> None:
+    """That version answers where it is live; another one, and one that nobody knows, is 409; what is no version 400."""
+    wanted = {"user_id": 1, "candidates": [100]}
+    name = live.versions.live.name
+    assert client.rank(**wanted, model_version=name).json()["model_version"] == name
+    for asked in ({**wanted, "model_version": "0" * 16}, {"requests": [wanted, {**wanted, "model_version": "0" * 16}]}):
+        refused = client.rank(**asked)
+        assert refused.status_code == 409 and name in refused.json()["detail"]
+    assert client.rank(**wanted, model_version="newest").status_code == 400
+
+
 def test_constants_that_are_no_json_are_refused(live, client) -> None:
     """NaN and Infinity are not JSON: 400, wherever they stand."""
     for constant in (b"NaN", b"Infinity", b"-Infinity"):
@@ -123,7 +134,7 @@ class Blocked:
         monkeypatch.setattr(world.service, "rank_here", self.rank_here)
         monkeypatch.setattr(world.service, "_scorers", threads)
 
-    def rank_here(self, request, clock):
+    def rank_here(self, request, clock, begun=None):
         """Waits, then ranks."""
         assert self.may_go_on.wait(10)
         self.scored += 1

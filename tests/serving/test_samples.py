@@ -64,13 +64,13 @@ def test_only_a_share_is_kept(live, monkeypatch) -> None:
 def test_an_answer_during_which_rows_came_is_not_kept(live, monkeypatch) -> None:
     """Nobody could say which rows it saw."""
     samples = kept(live, monkeypatch)
-    rank = live.service._scorer.rank
+    rank = live.service.merger._scorer.rank
 
     def meanwhile(*arguments):
         live.note_applied({TablePartition("users", 0): 18})
         return rank(*arguments)
 
-    monkeypatch.setattr(live.service._scorer, "rank", meanwhile)
+    monkeypatch.setattr(live.service.merger._scorer, "rank", meanwhile)
     assert ask(live, 100) == 0 and len(samples) == 0
 
 

@@ -10,10 +10,19 @@ from models.reference import score, user_feed
 from schemas.errors import Corrupt
 from serving.scorer import Scorer
 from serving.stages import STAGES, StageClock
+from serving.user_side import Asked
+from serving.user_state import StateMaker
 from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, tiny_head, tiny_weights, user_rows
 
 USER = 77
 ITEMS = range(100, 130)
+
+
+def rank(world, head, candidates, at_ms, top_k, clock, scorer=None):
+    """Rank candidates for the user at a time, from a state made for it."""
+    version = world.versions.live
+    state = StateMaker(world.store.users)(version, [Asked(USER, head, at_ms, SIZES.long_behaviours)])[0]
+    return (scorer or Scorer()).rank(version, state, candidates, top_k, clock)
 
 
 def plain_scores(seed, by_id, head, candidates, at_ms) -> np.ndarray:
@@ -61,7 +70,7 @@ def test_scores_equal_the_formula(filled, at_ms) -> None:
     world, by_id = filled
     head = world.store.users.head(USER)
     candidates = np.array([*ITEMS, 5000])
-    ranked = Scorer().rank(world.versions.live, head, candidates, at_ms, len(candidates), StageClock())
+    ranked = rank(world, head, candidates, at_ms, len(candidates), StageClock())
     expected = plain_scores(3, by_id, head, candidates, at_ms)
     assert np.allclose(ranked.scores, expected, atol=2e-6)
     assert len(set(np.round(expected, 4))) > 10
@@ -73,7 +82,7 @@ def test_what_is_not_servable_is_ranked_last_with_the_default_score(filled) -> N
     world, _ = filled
     head = world.store.users.head(USER)
     candidates = np.array([5000, *ITEMS, -3])
-    ranked = Scorer().rank(world.versions.live, head, candidates, NOW_MS, len(candidates), StageClock())
+    ranked = rank(world, head, candidates, NOW_MS, len(candidates), StageClock())
     assert candidates[ranked.order][-3:].tolist() == [-3, 101, 5000]
     assert not ranked.known[ranked.order][-3:].any()
     assert len(set(ranked.scores[ranked.order][-3:].tolist())) == 1
@@ -85,7 +94,7 @@ def test_behaviours_are_counted_by_whether_they_have_a_row(filled) -> None:
     """Of the ten behaviours the one whose item has no row is masked and counted."""
     world, _ = filled
     head = world.store.users.head(USER)
-    ranked = Scorer().rank(world.versions.live, head, np.array([100]), NOW_MS, 1, StageClock())
+    ranked = rank(world, head, np.array([100]), NOW_MS, 1, StageClock())
     assert (ranked.behaviours_used, ranked.behaviours_missing) == (9, 1)
 
 
@@ -93,7 +102,7 @@ def test_unknown_users_are_scored_from_empty_behaviours(filled) -> None:
     """A user without a row gets the scores of a user who never did anything."""
     world, by_id = filled
     candidates = np.array(ITEMS)
-    ranked = Scorer().rank(world.versions.live, None, candidates, NOW_MS, 5, StageClock())
+    ranked = rank(world, None, candidates, NOW_MS, 5, StageClock())
     assert np.allclose(ranked.scores, plain_scores(3, by_id, None, candidates, NOW_MS), atol=2e-6)
     assert (ranked.behaviours_used, ranked.behaviours_missing) == (0, 0)
     assert len(ranked.order) == 5
@@ -106,7 +115,7 @@ def test_requests_of_any_size_reuse_buffers_and_never_each_others_rows(filled) -
     many = np.array([*ITEMS, *range(10_000, 13_000)])
 
     def scores(candidates):
-        return scorer.rank(world.versions.live, head, candidates, NOW_MS, 1, StageClock()).scores
+        return rank(world, head, candidates, NOW_MS, 1, StageClock(), scorer).scores
 
     alone = scores(np.array([102, 103]))
     large = scores(many)
@@ -118,7 +127,7 @@ def test_every_stage_is_timed(filled) -> None:
     """Each of the scorer's four stages takes time; ingress is the API's."""
     world, _ = filled
     clock = StageClock()
-    Scorer().rank(world.versions.live, None, np.array(ITEMS), NOW_MS, 5, clock)
+    rank(world, None, np.array(ITEMS), NOW_MS, 5, clock)
     assert tuple(clock.ms) == STAGES
     assert all(spent > 0 for stage, spent in clock.ms.items() if stage != "ingress")
 
@@ -131,4 +140,4 @@ def test_a_score_that_is_not_a_number_is_no_answer(filled) -> None:
     records["vector"] = 0x7FC0  # NaN
     world.apply("n2o_a", n2o_rows(records))
     with pytest.raises(Corrupt, match=version.name):
-        Scorer().rank(version, None, np.array([100]), NOW_MS, 1, StageClock())
+        rank(world, None, np.array([100]), NOW_MS, 1, StageClock())

@@ -11,6 +11,7 @@ import pytest
 
 from domain.artifact import HEAD, MANIFEST, sha256
 from schemas.errors import ArtifactError
+from serving.scorer import Scorer
 from serving.user_phase import UserPhase
 from serving.versions import load_model
 from tests.serving.conftest import (
@@ -190,14 +191,14 @@ def test_a_request_keeps_its_version_through_a_flip(world, make_artifact, monkey
     world.apply("items", item_rows(ITEMS))
     world.go_live(old, ITEMS, seed=1)
     before = world.rank(ITEMS)
-    original = UserPhase.run
+    original = Scorer.rank
 
-    def flip_then_run(self, *arguments):
+    def flip_then_rank(self, *arguments):
         monkeypatch.undo()
         world.go_live(new, ITEMS, seed=2)
         return original(self, *arguments)
 
-    monkeypatch.setattr(UserPhase, "run", flip_then_run)
+    monkeypatch.setattr(Scorer, "rank", flip_then_rank)
     during = world.rank(ITEMS)
     after = world.rank(ITEMS)
     assert during["model_version"] == old.version
