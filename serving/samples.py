@@ -62,7 +62,7 @@ class Samples:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._bytes = 0
-        self._random = random.SystemRandom()  # processes that are forked share no other state
+        self._random = random.Random()
 
     def __len__(self) -> int:
         return len(self._kept)
