@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.freshness import BUCKETS_S, Freshness
+from serving.kernels import kernel
 from serving.progress import Progress
 from serving.stages import StageTimes
 from serving.store import SERVED_TABLES, Store
@@ -44,6 +45,7 @@ class Metrics:
         self.shed = self._counter("aif_requests_shed", "Requests refused, by the bound that they met.", "bound")
         self.stages = StageTimes()
         self.registry.register(self.stages)
+        Info("aif_kernel", "What computes scores.", registry=self.registry).info({"kernel": kernel().name})
         self.registry.register(_State(store, versions, progress, freshness))
 
     def _counter(self, name: str, says: str, *labels: str) -> Labelled:
