@@ -45,7 +45,9 @@ _SAY_EVERY_S: Final = 20.0
 
 
 @click.command()
-@click.option("--run", is_flag=True, help="Train and judge every model again (about an hour on one core; see --trained)")
+@click.option(
+    "--run", is_flag=True, help="Train and judge every model again (about an hour on one core; see --trained)"
+)
 @click.option("--log", "logs", multiple=True, metavar="NAME", help="Only this data set or `planted`; repeat for more")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of every model")
 @click.option("--trained", type=click.IntRange(2), help="Train on at most so many examples of each log")
