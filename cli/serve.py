@@ -44,7 +44,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.FloatRange(0, 1),
     help="Share of answers that are kept for `aif why`.",
 )
-@click.option("--answers-on-disk", is_flag=True, help="Keep them in <data-dir>/answers too, at most 256 MiB.")
+@click.option(
+    "--answers-on-disk",
+    is_flag=True,
+    help="Keep them in <data-dir>/answers too, at most 256 MiB; done anyway with several workers.",
+)
 @click.option(
     "--kernel",
     envvar="AIF_KERNEL",
@@ -94,7 +98,9 @@ def command(
     local = deployment.data_dir / "tables"
     exposure = Exposure(host, port, read_token(token_file, os.environ.get("AIF_TOKEN")), tls_cert, tls_key, insecure)
     declared = Filters.read(filters) if filters else NO_FILTERS
-    samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if answers_on_disk else None)
+    # Whoever asks for a kept answer cannot choose the process: of several, `aif why` reads the folder.
+    on_disk = answers_on_disk or workers > 1
+    samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if on_disk else None)
     serve(
         deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, user_states_mb,
         workers,
