@@ -20,6 +20,7 @@ QUESTIONS: Final = {
     "behaviours": "How many behaviours are worth reading?",
     "staleness": "What does it cost to serve item vectors that are old?",
     "lag": "What does it cost when what users do arrives late?",
+    "cache": "Which cache holds user states and cross features best: layout, admission and size?",
 }
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from cachetools import LRUCache
 
-__all__ = ["Claim", "Failed", "Sized", "Stamp", "StateKey", "UserStates"]
+__all__ = ["ENTRY_BYTES", "Claim", "Failed", "Sized", "Stamp", "StateKey", "UserStates"]
 
 #: Python's objects around an entry, measured once with tracemalloc, rounded up.
 ENTRY_BYTES: Final = 1024
