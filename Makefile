@@ -13,7 +13,7 @@ help: ## List the targets
 
 install: $(INSTALLED) ## Make .venv with the locked versions and the `aif` command
 
-$(INSTALLED): pyproject.toml constraints.lock
+$(INSTALLED): pyproject.toml constraints.lock $(wildcard serving/kernels/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.lock --editable '.[$(EXTRAS)]'

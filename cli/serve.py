@@ -38,6 +38,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Share of answers that are kept for `aif why`.",
 )
 @click.option("--answers-on-disk", is_flag=True, help="Keep them in <data-dir>/answers too, at most 256 MiB.")
+@click.option(
+    "--kernel",
+    envvar="AIF_KERNEL",
+    metavar="[c|numba|numpy]",
+    help="What computes scores; also AIF_KERNEL  [default: the fastest that runs here]",
+)
 @click.option("--token-file", type=_FILE, help="File with the token that clients must send  [default: AIF_TOKEN]")
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM): serves https.")
 @click.option("--tls-key", type=_FILE, help="Its private key (PEM).")
@@ -49,7 +55,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def command(
     deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, filters: Path | None,
     token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
-    keep_answers: float, answers_on_disk: bool, user_states_mb: int,
+    keep_answers: float, answers_on_disk: bool, user_states_mb: int, kernel: str | None,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
@@ -67,6 +73,7 @@ def command(
     # this when it is first imported, which is below.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from serving.exposure import Exposure, read_token
+    from serving.kernels import choose
     from serving.post_processing import NO_FILTERS, Filters
     from serving.samples import SAMPLES_FOLDER, Samples
     from serving.server import serve
@@ -74,6 +81,7 @@ def command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # aiokafka logs every failed attempt to connect; the feed says once what is wrong and what to do.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    choose(kernel)
     local = deployment.data_dir / "tables"
     exposure = Exposure(host, port, read_token(token_file, os.environ.get("AIF_TOKEN")), tls_cert, tls_key, insecure)
     declared = Filters.read(filters) if filters else NO_FILTERS

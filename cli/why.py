@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 #: Served kernels round what the oracle does not.
-_TOLERANCE = 5e-3
+_TOLERANCE = 1e-2
 _MOST_SIMILAR = 5
 
 

@@ -18,7 +18,8 @@ from domain.contributions import leave_one_out
 from domain.n2o import Flag
 from domain.user_features import UserInputs
 from schemas.records import ACTIONS
-from serving.kernels import Folded, Head, assemble, attention_weights, category_rows, first_layer, input_width
+from serving.kernels import Folded, Head
+from serving.kernels.plain import assemble, attention_weights, category_rows, first_layer, input_width
 
 __all__ = ["MOST_EXPLAINED", "User", "explained", "term_names", "terms"]
 

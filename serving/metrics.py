@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.kernels import kernel
 from serving.progress import Progress
 from serving.stages import StageTimes
 from serving.store import Store
@@ -52,6 +53,7 @@ class Metrics:
             buckets=_FRESHNESS_BUCKETS_S,
             registry=self.registry,
         )
+        Info("aif_kernel", "What computes scores.", registry=self.registry).info({"kernel": kernel().name})
         self.registry.register(_State(store, versions, progress))
 
     def _counter(self, name: str, says: str, *labels: str) -> Labelled:

@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from schemas.deployment import Deployment
+from serving.kernels import choose
 
 
 class Broker(Protocol):
@@ -53,6 +54,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("AIF_") and not name.startswith("AIF_TEST_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _exact_scores() -> None:
+    """Scores are compared with plain recomputes: by the kernel that rounds least."""
+    choose("numpy")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""What a candidate costs: widen its record to one input row, compare its signature, one small network, rank.
+"""Scores in plain numpy: widen a record to one input row, compare its signature, one small network.
 
-Plain numpy over whole candidate sets, one thread. An input row is [vector d | bridges n | signs m | tiers G T |
-attention Ls]; the head's first layer is one matrix with its rows in that order (`first_layer`), of which bridges, signs
-and attention are the request's own. The row of the candidate's category is added to its result.
+The oracle of the faster kernels, and what scores where nothing else runs. Whole candidate sets, one thread. An input
+row is [vector d | bridges n | signs m | tiers G T | attention Ls]; the head's first layer is one matrix with its rows
+in that order (`first_layer`), of which bridges, signs and attention are the user's own. The row of the candidate's
+category is added to its result.
 """
 
 from __future__ import annotations
@@ -18,73 +19,30 @@ from domain.artifact import Dimensions
 from domain.item_features import category_buckets
 from domain.n2o import Flag
 from domain.tiers import tier_values
-from schemas.errors import ArtifactError
+from serving.kernels.head import Floats, Folded, Head
 
 __all__ = [
-    "Folded",
-    "Head",
-    "Prepared",
-    "assemble",
-    "attention_weights",
-    "category_rows",
-    "first_layer",
-    "input_width",
-    "prepare",
-    "rank",
-    "score",
-    "score_rows",
+    "Plain", "PlainPrepared", "assemble", "attention_weights", "category_rows", "first_layer", "input_width", "score",
     "tier_counts",
-]
-
-Floats = npt.NDArray[np.float32]
+]  # fmt: skip
 
 _COUNTERS: Final = 8  #: byte counters in a 64-bit word
 _COUNTER_MAX: Final = 255
 
 
-@dataclass(frozen=True)
-class Head:
-    """The head's plain arrays, float32: the part of the first layer that is the same for all users, and the rest."""
+class Plain:
+    """The kernel in numpy."""
 
-    vector_weight: Floats  #: [d, h1]
-    tier_weight: Floats  #: [G * T, h1]
-    attention_table: Floats  #: [m + 1], not negative: weight of a behaviour by its bits equal to the candidate's
-    w2: Floats  #: [h1, h2]
-    b2: Floats  #: [h2]
-    w3: Floats  #: [h2]
-    b3: Floats  #: []
+    name: Final = "numpy"
 
-    @classmethod
-    def of(cls, arrays: dict[str, npt.NDArray[Any]], sizes: Dimensions) -> Head:
-        """The head in `head.npz`. Raises ArtifactError naming the array whose shape or type is another."""
-        for name, shape in sizes.head_shapes.items():
-            found = arrays.get(name)
-            if found is None or found.shape != shape or found.dtype != np.float32:
-                what = "nothing" if found is None else f"{found.dtype} {found.shape}"
-                raise ArtifactError(f"head.npz: {name} must be float32 {shape}, found {what}")
-        if not (arrays["attention_table"] >= 0).all():
-            raise ArtifactError("head.npz: attention_table must not be negative")
-        return cls(**{name: np.ascontiguousarray(arrays[name]) for name in sizes.head_shapes})
+    def prepare(self, head: Head, sizes: Dimensions, folded: Folded) -> PlainPrepared:
+        """The first layer of a user."""
+        return PlainPrepared(head, sizes, folded, first_layer(head, folded))
 
 
 @dataclass(frozen=True)
-class Folded:
-    """One user in the head's first layer, and what candidates are compared with."""
-
-    bias: Floats  #: [h1]
-    bridge_weight: Floats  #: [n, h1]
-    signature_weight: Floats  #: [m, h1]
-    attention_weight: Floats  #: [Ls, h1]
-    category_weight: Floats  #: [K, h1]
-    groups: tuple[npt.NDArray[np.uint8], ...]  #: of each group of actions the signatures of its behaviours [l, m / 8]
-    attended: npt.NDArray[np.uint8]  #: [Ls, m / 8] signatures of the newest behaviours
-    attended_signed: npt.NDArray[np.bool_]  #: [Ls] which of them have one
-    categories: npt.NDArray[np.int64]  #: [K] buckets, 0 is none
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything of one user that scoring reads. Never changes; any thread may score with it."""
+class PlainPrepared:
+    """A user's first layer as one matrix."""
 
     head: Head
     sizes: Dimensions
@@ -94,24 +52,15 @@ class Prepared:
     @property
     def nbytes(self) -> int:
         """Bytes of the user's own arrays."""
-        folded = self.folded
-        matrices = (self.weights, folded.bias, folded.category_weight)
-        signatures = (folded.attended, *folded.groups)
-        return sum(each.nbytes for each in matrices) + sum(each.nbytes for each in signatures)
+        return self.folded.nbytes + self.weights.nbytes
 
-
-def prepare(head: Head, sizes: Dimensions, folded: Folded) -> Prepared:
-    """Everything that does not depend on candidates, once per user."""
-    return Prepared(head, sizes, folded, first_layer(head, folded))
-
-
-def score_rows(prepared: Prepared, rows: npt.NDArray[np.uint8]) -> Floats:
-    """Probabilities ([n] float32) of candidates' records ([n, stride] uint8)."""
-    sizes, folded = prepared.sizes, prepared.folded
-    records = rows.view(sizes.layout.dtype)[:, 0]
-    inputs = np.empty((len(rows), input_width(sizes)), dtype=np.float32)
-    assemble(records, prepared.head, folded, sizes, inputs)
-    return score(inputs, prepared.weights, folded.bias, category_rows(records, folded, sizes), prepared.head)
+    def score(self, rows: npt.NDArray[np.uint8]) -> Floats:
+        """Probabilities ([n] float32) of candidates' records ([n, stride] uint8)."""
+        records = rows.view(self.sizes.layout.dtype)[:, 0]
+        inputs = np.empty((len(rows), input_width(self.sizes)), dtype=np.float32)
+        assemble(records, self.head, self.folded, self.sizes, inputs)
+        added = category_rows(records, self.folded, self.sizes)
+        return score(inputs, self.weights, self.folded.bias, added, self.head)
 
 
 def input_width(sizes: Dimensions) -> int:
@@ -237,22 +186,6 @@ def score(inputs: Floats, weights: Floats, bias: Floats, added: Floats | None, h
     # The exponent of a negative number only: exp never overflows.
     small = np.exp(-np.abs(logits))
     return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), dtype=np.float32)
-
-
-def rank(
-    scores: Floats, ids: npt.NDArray[np.int64], servable: npt.NDArray[np.bool_], top_k: int
-) -> npt.NDArray[np.int64]:
-    """Indices of the best `top_k` candidates ([k] int64): servable ones first, score descending, item id ascending.
-
-    Complete and stable: equal inputs give equal answers whatever order the candidates came in.
-    """
-    order_by = np.where(servable, -scores, np.float32(np.inf))
-    chosen = np.arange(len(scores))
-    if top_k < len(scores):
-        # Everything up to the k-th value, ties included: which ties get in is for the item id to say.
-        worst = np.partition(order_by, top_k - 1)[top_k - 1]
-        chosen = np.flatnonzero(order_by <= worst)
-    return chosen[np.lexsort((ids[chosen], order_by[chosen]))][:top_k]
 
 
 def _widen(values: npt.NDArray[np.uint16], out: Floats) -> None:

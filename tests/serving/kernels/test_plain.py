@@ -3,25 +3,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.item_features import category_buckets
 from domain.n2o import Flag
 from domain.tiers import tier_values
-from schemas.errors import ArtifactError
-from serving.kernels import (
-    Folded,
-    Head,
-    assemble,
-    attention_weights,
-    category_rows,
-    input_width,
-    rank,
-    score,
-    tier_counts,
-)
+from serving.kernels import Folded, Head
+from serving.kernels.plain import assemble, attention_weights, category_rows, input_width, score, tier_counts
 from tests.serving.conftest import tiny_head
 
 
@@ -119,35 +108,3 @@ def test_scores_are_the_network(sizes) -> None:
         found = score(inputs, weights, bias, added, head)
     assert found.dtype == np.float32
     assert np.allclose(found, 1 / (1 + np.exp(-np.clip(logits, -500, 500))), atol=1e-5)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=1, max_size=30),
-    st.integers(1, 40),
-    st.randoms(),
-)
-def test_rank_equals_a_sort_and_ties_go_to_the_smaller_id(candidates, top_k, random) -> None:
-    """Servable first, score descending, item id ascending, cut at k: for any order of the candidates."""
-    ids = random.sample(range(-50, 50), len(candidates))
-    scores = np.array([value for value, _ in candidates], dtype=np.float32)
-    servable = np.array([is_servable for _, is_servable in candidates])
-    key = lambda index: (not servable[index], -scores[index] if servable[index] else 0, ids[index])  # noqa: E731
-    expected = sorted(range(len(ids)), key=key)[:top_k]
-    assert rank(scores, np.array(ids), servable, top_k).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("w3", None), ("b2", np.zeros(3, "f4")), ("w2", np.zeros((5, 4), "f8")),
-        ("attention_table", np.full(65, -1, "f4")),
-    ],
-)  # fmt: skip
-def test_a_head_of_other_shapes_is_refused_by_name(sizes, name, value) -> None:
-    """A missing, wrongly shaped or wrongly typed array is named, and so is a table with a negative weight."""
-    arrays = tiny_head(1)
-    Head.of(arrays, sizes)
-    arrays[name] = value
-    with pytest.raises(ArtifactError, match=name):
-        Head.of({each: array for each, array in arrays.items() if array is not None}, sizes)
