@@ -306,7 +306,7 @@ def tables(found: dict[str, Any]) -> str:
     parts = [
         f"A request hits where its state and all its crosses are there and of the user's newest row. A state is "
         f"{sizes['state']:,} bytes without crosses, a cross inside it {sizes['row']:,}, apart {sizes['cross']:,}. p99 "
-        f"is the wait for the user phase at {found['rate_per_s']:,.0f} requests a second, whose batches of 1 and {_BATCH} "
+        f"is the wait for the user phase at {found['rate_per_s']:,.0f} requests a second; batches of 1 and {_BATCH} "
         f"take {found['costs']['one']} and {found['costs']['full']} ms (measured). The first quarter of each log fills "
         "the caches and is not judged.\n"
     ]
