@@ -29,6 +29,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.FloatRange(0, 1),
     help="Share of live items that must have rows of a new model before it answers.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 32),
+    help="Processes that score, beside the feeder.",
+)
 @click.option("--filters", type=_FILE, help="JSON file of what to leave out of rankings (docs/serving-api.md).")
 @click.option(
     "--keep-answers",
@@ -53,18 +60,20 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
 def command(
-    deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, filters: Path | None,
-    token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
+    deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int,
+    filters: Path | None, token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
     keep_answers: float, answers_on_disk: bool, user_states_mb: int, kernel: str | None,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
-    Holds everything it needs in memory and follows the changelogs: answers also while the broker is away.
+    One process follows the changelogs and keeps all rows under <data-dir>/serving; those that score map them. Answers
+    go on while the broker is away, and a restart reads only what is new.
 
     \b
     Examples:
       aif serve
       aif serve --port 9000 --tables .aif/tables
+      aif serve --workers 4
       aif serve --host 0.0.0.0 --token-file token --tls-cert chain.pem --tls-key key.pem --filters filters.json
       curl -s 127.0.0.1:8080/readyz
       curl -s 127.0.0.1:8080/v1/rank -d '{"user_id": 42, "candidates": [1, 2, 3], "top_k": 2}'
@@ -86,4 +95,7 @@ def command(
     exposure = Exposure(host, port, read_token(token_file, os.environ.get("AIF_TOKEN")), tls_cert, tls_key, insecure)
     declared = Filters.read(filters) if filters else NO_FILTERS
     samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if answers_on_disk else None)
-    serve(deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, user_states_mb)
+    serve(
+        deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, user_states_mb,
+        workers,
+    )  # fmt: skip

@@ -19,7 +19,7 @@ every category of more than an eighth of the weight is there. At most 704 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +42,7 @@ __all__ = [
     "by_time",
     "held_chunks",
     "moved_of",
+    "newest_first",
     "unpacked_behaviours",
 ]
 
@@ -131,3 +132,23 @@ def by_time(behaviours: bytes, counted: int, chunks: Mapping[int, bytes]) -> npt
         parts.append(told)
     last = np.concatenate([*parts, unpacked_behaviours(behaviours)])[-SEQUENCE:]
     return last[np.argsort(last["event_time_ms"], kind="stable")]
+
+
+def newest_first(behaviours: bytes, counted: int, chunk: Callable[[int], bytes], count: int) -> npt.NDArray[Any]:
+    """The last `count` behaviours of the log (at most 10,000), newest logged first ([<= count] BEHAVIOUR_DTYPE).
+
+    `chunk` gives the packed behaviours of a chunk by number, and is asked for no more than are needed. Where one has
+    fewer than the head says (it has not arrived yet), what is newer than it is given; more than that are the head's.
+    """
+    count = min(count, SEQUENCE)
+    parts, moved = [unpacked_behaviours(behaviours)], moved_of(counted)
+    have = len(parts[0])
+    for number in reversed(held_chunks(counted)):
+        if have >= count:
+            break
+        told, expected = unpacked_behaviours(chunk(number)), min(CHUNK, moved - number * CHUNK)
+        if len(told) < expected:
+            break
+        parts.append(told[:expected])
+        have += expected
+    return np.concatenate(parts[::-1])[::-1][:count]

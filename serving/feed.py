@@ -1,9 +1,9 @@
-"""The feed: keeps the store equal to the changelogs, and the live version equal to what was announced and covered.
+"""The feed: keeps a state equal to the changelogs, and the live version equal to what was announced and covered.
 
-One thread with its own event loop, the only writer of the store. It starts from the workers' tables on this host
-where there are any, else from the beginning of the changelogs, and then follows them without a consumer group,
-committed transactions only. While the broker is away the store stays as it is and the feed tries again, with backoff,
-from where it was.
+The only writer of its state. An empty one starts from the workers' tables on this host where there are any, else from
+the beginning of the changelogs; one that was filled before goes on from the offsets in it. It follows the changelogs
+without a consumer group, committed transactions only. While the broker is away the state stays as it is and the feed
+tries again, with backoff, from where it was.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt, Unavailable
+from serving.bootstrap import Changelog, adopt_artifacts, load_tables
+from serving.changelogs import FollowedTopic, followed_topics
 from serving.freshness import Freshness
-from serving.local_tables import FoundTable, LocalTable, find_tables
-from serving.metrics import Metrics
+from serving.local_tables import find_tables
 from serving.progress import Progress
-from serving.store import SERVED_TABLES, Store, TablePartition
-from serving.version_loader import MODELS, VersionLoader
-from serving.versions import Versions
+from serving.state_upkeep import StateUpkeep
+from serving.store import SERVED_TABLES, TablePartition
+from serving.store_writer import MODELS, StoreWriter
 
 __all__ = ["Feed"]
 
@@ -37,6 +37,7 @@ _CONNECT_S: Final = 5.0
 _CLOSE_S: Final = 2.0
 _PROBE_EVERY_S: Final = 0.5
 _PROBE_S: Final = 5.0
+_NOTE_EVERY_S: Final = 5.0
 #: A partition whose records were just taken is asked for again only when the request under way comes back, so this is
 #: also the most that an idle neighbour can delay a busy partition.
 _FETCH_WAIT_MS: Final = 20
@@ -45,74 +46,64 @@ _MOST_RECORDS: Final = 4000
 _FIRST_BACKOFF_S: Final = 0.5
 _LONGEST_BACKOFF_S: Final = 4.0
 
+#: Facts of a state: ids of the topics that it was made of, and when it was last known to hold everything (wall ms).
+_TOPICS: Final = b"topics"
+_CURRENT: Final = b"current_ms"
+
 _log = logging.getLogger(__name__)
 
 
 class Feed:
-    """Follows one deployment's changelogs into a store. `start` and `stop` are for the process's main thread."""
+    """Follows one deployment's changelogs into a state. `stop` may be called by any thread."""
 
     def __init__(
         self,
         deployment: Deployment,
-        store: Store,
-        versions: Versions,
+        writer: StoreWriter,
+        upkeep: StateUpkeep,
         progress: Progress,
         freshness: Freshness,
-        metrics: Metrics,
         tables: Path | None,
     ) -> None:
         self._deployment = deployment
-        self._store = store
-        self._loader = VersionLoader(store, versions, deployment)
+        self._writer = writer
+        self._upkeep = upkeep
         self._progress = progress
         self._freshness = freshness
-        self._metrics = metrics
         self._folder = tables
-        self._local_done = tables is None
-        self._models = TopicPartition(deployment.topic(MODELS), 0)
-        self._tables = {
+        self._partitions = {TopicPartition(deployment.topic(MODELS), 0): TablePartition(MODELS, 0)} | {
             TopicPartition(deployment.changelog(table), partition): TablePartition(table, partition)
             for table in SERVED_TABLES
             for partition in range(deployment.partitions)
         }
-        self._next: dict[TopicPartition, int] = dict.fromkeys([self._models, *self._tables], 0)
+        self._local_done = tables is None or bool(writer.offsets)
+        self._next: dict[TopicPartition, int] = {}
+        self._from_state()
         self._targets: dict[TopicPartition, int] | None = None  #: ends to reach before the bootstrap is done
         self._reached_targets = False
+        self._due_s = {"note": 0.0, "probe": 0.0}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="feed", daemon=True)
 
-    def start(self) -> None:
-        """Begin in a thread of its own; returns at once."""
-        self._thread.start()
-
-    def stop(self, within_s: float = 10.0) -> None:
-        """End the thread; what was applied stays readable."""
+    def stop(self) -> None:
+        """End `run` soon; what was applied stays."""
         self._stopping.set()
-        self._thread.join(within_s)
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Follow until told to stop. Raises Corrupt where the state is no prefix of the changelogs any more."""
         backoff_s = _FIRST_BACKOFF_S
-        try:
-            while not self._stopping.is_set():
-                try:
-                    await self._session()
-                # Nobody cancels this task: a cancellation is one that aiokafka let out of its inner tasks.
-                except (KafkaError, Unavailable, OSError, TimeoutError, asyncio.CancelledError) as error:
-                    if isinstance(error, OffsetOutOfRangeError):
-                        raise
-                    backoff_s = _FIRST_BACKOFF_S if self._progress.connected else min(2 * backoff_s, _LONGEST_BACKOFF_S)
-                    self._disconnected(error)
-                    if not isinstance(error, Unavailable):
-                        self._load_without_broker()
-                    self._settle()
-                    await self._pause(backoff_s)
-        except Exception as error:
-            # The server goes on answering from memory; /readyz says that nothing new will come.
-            _log.exception("the feed has ended")
-            self._progress.failed = f"the feed has ended, restart the server: {type(error).__name__}: {error}"
-            self._progress.connected = False
-        finally:
-            await self._loader.stop()
+        while not self._stopping.is_set():
+            try:
+                await self._session()
+            # Nobody cancels this task: a cancellation is one that aiokafka let out of its inner tasks.
+            except (KafkaError, Unavailable, OSError, TimeoutError, asyncio.CancelledError) as error:
+                if isinstance(error, OffsetOutOfRangeError):
+                    raise Corrupt(f"the changelogs hold other offsets than were applied: {error}") from error
+                backoff_s = _FIRST_BACKOFF_S if self._progress.connected else min(2 * backoff_s, _LONGEST_BACKOFF_S)
+                self._disconnected(error)
+                if not isinstance(error, Unavailable):
+                    self._serve_without_broker()
+                await self._pause(backoff_s)
+        self._note_current()
 
     async def _session(self) -> None:
         """Follow the changelogs until told to stop, or until the broker fails."""
@@ -126,44 +117,58 @@ class Feed:
             max_partition_fetch_bytes=4 << 20,
         )
         try:
-            await self._check_topics()
             await asyncio.wait_for(consumer.start(), _CONNECT_S)
+            topics = await self._check_topics()
             consumer.assign(list(self._next))
-            await self._begin(consumer)
+            await self._begin(consumer, topics)
             await self._follow(consumer)
         finally:
             await _close(consumer)
 
-    async def _check_topics(self) -> None:
-        """Raises Unavailable where a topic is not there, or not as this server expects it."""
-        # A consumer that is asked for a topic may create it; a listing of all topics never does.
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._deployment.bootstrap_servers)
-        try:
-            await asyncio.wait_for(admin.start(), _CONNECT_S)
-            listing = await asyncio.wait_for(admin.describe_topics(), _CONNECT_S)
-        finally:
-            await admin.close()
-        found = {each["topic"]: len(each["partitions"]) for each in listing}
-        if absent := sorted({each.topic for each in self._next} - set(found)):
-            raise Unavailable(f"topics {', '.join(absent)} do not exist yet: `aif topics create` makes them")
-        for topic in sorted({each.topic for each in self._tables}):
-            if found[topic] != self._deployment.partitions:
+    async def _check_topics(self) -> dict[str, FollowedTopic]:
+        """Raises Unavailable where a topic is not there or not as this server expects it, Corrupt if made anew."""
+        names = {each.topic for each in self._next}
+        topics = await asyncio.to_thread(followed_topics, self._deployment, names)
+        for name in sorted(names - {self._deployment.topic(MODELS)}):
+            if topics[name].partitions != self._deployment.partitions:
                 raise Unavailable(
-                    f"topic {topic} has {found[topic]} partitions, this server expects {self._deployment.partitions}: "
-                    "start it with --partitions as the topics were created"
+                    f"topic {name} has {topics[name].partitions} partitions, this server expects "
+                    f"{self._deployment.partitions}: start it with --partitions as the topics were created"
                 )
+        ids = {name: topic.topic_id for name, topic in topics.items()}
+        known, current_ms = self._facts()
+        if known and known != ids:
+            anew = sorted(name for name in ids if known.get(name) != ids[name])
+            raise Corrupt(f"{', '.join(anew)} was made anew: its rows are not those that were applied")
+        kept_ms = min(topic.delete_retention_ms for topic in topics.values())
+        if current_ms is not None and (idle_ms := time.time() * 1000 - current_ms) > kept_ms:
+            raise Corrupt(
+                f"the state was last current {idle_ms / 3.6e6:.1f} h ago, and the changelogs keep deletions for "
+                f"{kept_ms / 3.6e6:.1f} h: some may have been missed"
+            )
+        self._writer.note({_TOPICS: orjson.dumps(ids)})
+        return topics
 
-    async def _begin(self, consumer: Any) -> None:
+    async def _begin(self, consumer: Any, topics: Mapping[str, FollowedTopic]) -> None:
         """Load what is local, check that the changelogs go on from there, and place the consumer."""
-        if not self._local_done:
-            found = self._find_local()
+        if not self._local_done and self._folder is not None:
+            self._local_done = True
+            found = find_tables(self._folder, self._deployment)
             # Asked after the tables were looked at: a live worker's table may be ahead of any older answer.
-            self._load_local(found, await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S))
+            ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
+            changelogs = {
+                at: Changelog(topics[partition.topic].topic_id, ends[partition])
+                for partition, at in self._partitions.items()
+            }
+            load_tables(self._writer, found, changelogs)
+            self._from_state()
         starts = await asyncio.wait_for(consumer.beginning_offsets(list(self._next)), _PROBE_S)
         ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
         for partition, position in self._next.items():
             if position == 0:
                 self._next[partition] = position = starts[partition]
+                if self._partitions[partition].table == MODELS:
+                    self._writer.forget_announced()
             _require_same_topic(partition, position, starts[partition], ends[partition])
             consumer.seek(partition, position)
         if self._targets is None:
@@ -173,7 +178,6 @@ class Feed:
         _log.info("connected to %s; %d offsets to read", self._deployment.bootstrap_servers, self._note_lag(ends))
 
     async def _follow(self, consumer: Any) -> None:
-        probed_s = 0.0
         while not self._stopping.is_set():
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
             for partition, records in fetched.items():
@@ -183,83 +187,64 @@ class Feed:
                 # Beyond the last record: transaction markers and compacted offsets count as read.
                 self._next[partition] = await consumer.position(partition)
             self._check_caught_up()
-            self._settle()
-            if time.monotonic() - probed_s >= _PROBE_EVERY_S:
-                probed_s = time.monotonic()
+            if self._is_due("probe", _PROBE_EVERY_S):
+                asked_s = time.monotonic()
                 ends = await asyncio.wait_for(consumer.end_offsets(list(self._next)), _PROBE_S)
                 for partition, end in ends.items():
                     _require_same_topic(partition, self._next[partition], 0, end)
                 if not self._note_lag(ends):
-                    self._progress.current_at_s = probed_s
+                    self._progress.current_at_s = asked_s
+                    if self._is_due("note", _NOTE_EVERY_S):
+                        self._note_current()
+            self._upkeep.step()
 
     def _apply(self, partition: TopicPartition, records: Sequence[Any]) -> None:
         """Apply fetched records of a partition and note how old their oldest events were by then."""
-        if partition == self._models:
-            self._loader.announce([record.value for record in records])
+        at, next_offset = self._partitions[partition], records[-1].offset + 1
+        if at.table == MODELS:
+            self._writer.announce([(record.offset, record.value) for record in records], next_offset)
         else:
-            at = self._tables[partition]
-            marks = self._store.apply(at, [record.key for record in records], [record.value for record in records])
+            keys, values = [record.key for record in records], [record.value for record in records]
+            marks = self._writer.apply(at, keys, values, next_offset)
             # While it reads what was there before it started, the server is late, not the data.
             if self._reached_targets:
                 now_ms = time.time() * 1000
                 for mark in marks:
                     if mark["oldest_append_time_ms"]:
-                        delay_ms = now_ms - mark["oldest_append_time_ms"]
-                        self._freshness.add(at.table, delay_ms)
-                        self._metrics.freshness.labels(at.table).observe(delay_ms / 1000)
-            self._store.applied[at] = records[-1].offset + 1
-        self._next[partition] = records[-1].offset + 1
+                        self._freshness.add(at.table, now_ms - mark["oldest_append_time_ms"])
+        self._next[partition] = next_offset
 
-    def _settle(self) -> None:
-        # Before everything is applied, coverage is of a part of the catalogue and would mean nothing.
-        self._loader.settle(may_go_live=self._progress.caught_up)
+    def _serve_without_broker(self) -> None:
+        """Serve what a state holds already, or this host's tables alone, where there are any."""
+        if not self._local_done and self._folder is not None:
+            self._local_done = True
+            if load_tables(self._writer, find_tables(self._folder, self._deployment), None):
+                adopt_artifacts(self._writer, self._deployment.data_dir / "artifacts")
+                self._from_state()
+        if any(at.table != MODELS for at in self._writer.offsets):
+            self._progress.caught_up = True
 
-    def _find_local(self) -> dict[TablePartition, FoundTable]:
-        return find_tables(self._folder, self._deployment) if self._folder else {}
+    def _from_state(self) -> None:
+        offsets = self._writer.offsets
+        self._next = {partition: offsets.get(at, 0) for partition, at in self._partitions.items()}
 
-    def _load_local(self, found: Mapping[TablePartition, FoundTable], ends: Mapping[TopicPartition, int] | None) -> int:
-        """Read the tables of this host, once. With `ends`, a table that reaches beyond is of another changelog."""
-        self._local_done = True
-        started_s, rows = time.monotonic(), 0
-        for at, table in found.items():
-            partition = TopicPartition(self._deployment.changelog(at.table), at.partition)
-            if ends is not None and table.changelog_offset >= ends[partition]:
-                _log.warning(
-                    "%s is at changelog offset %d, beyond the end of %s (%d): not of this broker, left out",
-                    table.path,
-                    table.changelog_offset,
-                    partition.topic,
-                    ends[partition],
-                )
-                continue
-            rows += self._load_table(at, table.path, partition)
-        if found:
-            _log.info("read %d rows from %s in %.1f s", rows, self._folder, time.monotonic() - started_s)
-        return rows
+    def _facts(self) -> tuple[dict[str, int], float | None]:
+        with self._writer.store.rows.reading() as txn:
+            topics, current = txn.get("facts", _TOPICS), txn.get("facts", _CURRENT)
+        return (orjson.loads(topics) if topics else {}), (float(current) if current else None)
 
-    def _load_table(self, at: TablePartition, path: Path, partition: TopicPartition) -> int:
-        rows = 0
-        try:
-            with closing(LocalTable(path)) as table:
-                for keys, values in table.chunks():
-                    self._store.apply(at, keys, values)
-                    rows += len(keys)
-                self._next[partition] = 0 if table.changelog_offset is None else table.changelog_offset + 1
-                self._store.applied[at] = self._next[partition]
-        except Unavailable as error:  # a part of its rows may be in; the changelog, from its start, has them all
-            _log.warning("%s", error)
-            return 0
-        return rows
-
-    def _load_without_broker(self) -> None:
-        """Serve from this host's tables alone, where there are any."""
-        if self._local_done or not self._load_local(self._find_local(), ends=None):
-            return
-        self._loader.adopt(self._deployment.data_dir / "artifacts")
-        self._progress.caught_up = True
+    def _note_current(self) -> None:
+        """Keep since when the state is behind, for the next start."""
+        if self._progress.current_at_s is not None:
+            age_ms = 1000 * (time.monotonic() - self._progress.current_at_s)
+            self._writer.note({_CURRENT: str(int(time.time() * 1000 - age_ms)).encode()})
 
     def _note_lag(self, ends: Mapping[TopicPartition, int]) -> int:
-        lag = {at: max(0, ends[partition] - self._next[partition]) for partition, at in self._tables.items()}
+        lag = {
+            at: max(0, ends[partition] - self._next[partition])
+            for partition, at in self._partitions.items()
+            if at.table != MODELS
+        }
         self._progress.lag = lag
         return sum(lag.values())
 
@@ -270,14 +255,12 @@ class Feed:
         if all(self._next[partition] >= end for partition, end in targets.items()):
             self._reached_targets = self._progress.caught_up = True
             self._progress.says = "following the changelogs"
-            store = self._store
+            store, slabs = self._writer.store, self._writer.slabs.values()
             _log.info(
-                "caught up: %d items, %d users, %d rows, %.1f MB",
-                len(store.items),
-                len(store.users),
-                sum(map(len, store.slabs.values())),
-                store.nbytes / 1e6,
-            )
+                "caught up: %d items, %d users, %d rows, %.1f MB; slabs take at most %.1f MB",
+                len(store.items), len(store.users), sum(map(len, slabs)), store.nbytes / 1e6,
+                sum(slab.most_bytes for slab in slabs) / 1e6,
+            )  # fmt: skip
 
     def _disconnected(self, error: BaseException) -> None:
         servers = self._deployment.bootstrap_servers
@@ -294,8 +277,15 @@ class Feed:
     async def _pause(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s and not self._stopping.is_set():
-            self._settle()
+            self._upkeep.step()
             await asyncio.sleep(0.05)
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._due_s[what] < every_s:
+            return False
+        self._due_s[what] = now_s
+        return True
 
 
 def _require_same_topic(partition: TopicPartition, position: int, start: int, end: int) -> None:

@@ -29,6 +29,7 @@ class FoundTable(NamedTuple):
 
     path: Path
     changelog_offset: int
+    changelog_id: int | None  #: the head of the id of the changelog that it copies, where its worker knew it
 
 
 class LocalTable:
@@ -42,7 +43,7 @@ class LocalTable:
         self.path = path
         self._rows = StoreSnapshot(path)
         try:
-            offset = self._rows.changelog_offset
+            offset, self.changelog_id = self._rows.changelog_offset, self._rows.changelog_id
         except (Corrupt, Unavailable) as error:
             self.close()
             raise Unavailable(f"table left out: {error}") from error
@@ -73,9 +74,9 @@ def find_tables(folder: Path, deployment: Deployment) -> dict[TablePartition, Fo
     """
     found: dict[TablePartition, FoundTable] = {}
     for store in _stores(folder, deployment):
-        at, offset = TablePartition(store.table, store.partition), _offset_of(store.path)
-        if offset is not None and (at not in found or offset > found[at].changelog_offset):
-            found[at] = FoundTable(store.path, offset)
+        at, table = TablePartition(store.table, store.partition), _looked_at(store.path)
+        if table is not None and (at not in found or table.changelog_offset > found[at].changelog_offset):
+            found[at] = table
     return found
 
 
@@ -94,11 +95,12 @@ def _stores(folder: Path, deployment: Deployment) -> Iterator[StoreFolder]:
                 yield store
 
 
-def _offset_of(path: Path) -> int | None:
+def _looked_at(path: Path) -> FoundTable | None:
+    """What a store says of itself; None where it never took a record or cannot be read."""
     try:
         table = LocalTable(path)
     except Unavailable as error:
         _log.warning("%s", error)
         return None
     table.close()
-    return table.changelog_offset
+    return None if table.changelog_offset is None else FoundTable(path, table.changelog_offset, table.changelog_id)

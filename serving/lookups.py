@@ -92,7 +92,7 @@ class Lookups:
                 {"tier": "log", "where": deployment.topic("user-events"), "holds": "the events behind every value"},
                 {"tier": "changelog", "where": deployment.changelog(USERS), "holds": "rows, compacted by user"},
                 {"tier": "table", "where": "RocksDB table users of the workers", "holds": "rows, behaviours in chunks"},
-                {"tier": "server", "where": "memory of this process", "holds": f"rows of {len(store.users)} users"},
+                {"tier": "server", "where": "mapped by this process", "holds": f"rows of {len(store.users)} users"},
             ],
             "freshness": [
                 {

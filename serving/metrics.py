@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Info, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.freshness import BUCKETS_S, Freshness
 from serving.kernels import kernel
 from serving.progress import Progress
 from serving.stages import StageTimes
-from serving.store import Store
+from serving.store import SERVED_TABLES, Store
 from serving.versions import Versions
 
 __all__ = ["Labelled", "Metrics"]
-
-_FRESHNESS_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Labelled(dict[Any, Counter]):
@@ -35,7 +34,7 @@ class Labelled(dict[Any, Counter]):
 class Metrics:
     """The metrics of one serving process, in a registry of its own."""
 
-    def __init__(self, store: Store, versions: Versions, progress: Progress) -> None:
+    def __init__(self, store: Store, versions: Versions, progress: Progress, freshness: Freshness) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("aif_requests", "Requests by route and status.", "route", "status")
         self.candidates = self._counter("aif_candidates", "Candidates by what became of them.", "outcome")
@@ -46,15 +45,8 @@ class Metrics:
         self.shed = self._counter("aif_requests_shed", "Requests refused, by the bound that they met.", "bound")
         self.stages = StageTimes()
         self.registry.register(self.stages)
-        self.freshness = Histogram(
-            "aif_event_to_servable_seconds",
-            "From a source batch's oldest append to its being servable.",
-            ["table"],
-            buckets=_FRESHNESS_BUCKETS_S,
-            registry=self.registry,
-        )
         Info("aif_kernel", "What computes scores.", registry=self.registry).info({"kernel": kernel().name})
-        self.registry.register(_State(store, versions, progress))
+        self.registry.register(_State(store, versions, progress, freshness))
 
     def _counter(self, name: str, says: str, *labels: str) -> Labelled:
         return Labelled(Counter(name, says, labels, registry=self.registry))
@@ -67,8 +59,8 @@ class Metrics:
 class _State(Collector):
     """Gauges over the state as it is at the scrape."""
 
-    def __init__(self, store: Store, versions: Versions, progress: Progress) -> None:
-        self._store, self._versions, self._progress = store, versions, progress
+    def __init__(self, store: Store, versions: Versions, progress: Progress, freshness: Freshness) -> None:
+        self._store, self._versions, self._progress, self._freshness = store, versions, progress, freshness
 
     def collect(self) -> Iterator[Metric]:
         """The gauges."""
@@ -85,6 +77,22 @@ class _State(Collector):
         for at, behind in progress.lag.items():
             lag.add_metric([at.table, str(at.partition)], behind)
         yield lag
+        yield self._delays()
+
+    def _delays(self) -> Metric:
+        """What the feeder has measured, in words that it shares."""
+        family = HistogramMetricFamily(
+            "aif_event_to_servable_seconds",
+            "From a source batch's oldest append to its being servable.",
+            labels=["table"],
+        )
+        for table in SERVED_TABLES:
+            found = self._freshness.histogram(table)
+            if found.batches:
+                bounds = [str(bound) for bound in BUCKETS_S]
+                buckets = [*zip(bounds, map(float, found.below), strict=True), ("+Inf", float(found.batches))]
+                family.add_metric([table], buckets, found.sum_s)
+        return family
 
     def _collect_store(self) -> Iterator[Metric]:
         store = self._store

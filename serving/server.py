@@ -1,11 +1,14 @@
-"""The serving process: state, feed and HTTP server put together, and their orderly end."""
+"""`aif serve`: its processes (processes.py), and one that scores: state, HTTP server, and their orderly end."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,20 +20,23 @@ from serving.admission import Limits
 from serving.api import create_app
 from serving.connection import connection_class
 from serving.exposure import Exposure
-from serving.feed import Feed
+from serving.feeder import FRESHNESS_FILE, Feeder
+from serving.following import Follower
 from serving.freshness import Freshness
 from serving.merger import Merger
 from serving.merger_metrics import MergerMetrics
 from serving.metrics import Metrics
 from serving.post_processing import Filters
+from serving.processes import Processes
 from serving.progress import Progress
 from serving.samples import Samples
 from serving.service import Service
+from serving.state import StateFolder
 from serving.store import Store
 from serving.upkeep import Upkeep
 from serving.versions import Versions
 
-__all__ = ["serve"]
+__all__ = ["score", "serve"]
 
 #: Threads that score. More than cores would only add waiting to everybody's time.
 _SCORERS: Final = 2
@@ -38,22 +44,20 @@ _SCORERS: Final = 2
 _PHASES: Final = 1
 _SWEEP_S: Final = 60.0
 _DRAIN_S: Final = 10
+#: Beyond that, until a process that does not end is killed.
+_MARGIN_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 def serve(
     deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples,
-    user_states_mb: int,
+    user_states_mb: int, workers: int,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises BadInput where the address cannot be bound.
     """
-    store = Store()
-    versions, progress, freshness = Versions(store, gate), Progress(), Freshness()
-    metrics = Metrics(store, versions, progress)
-    feed = Feed(deployment, store, versions, progress, freshness, metrics, tables)
     listener = _bind(exposure.host, exposure.port)
     _log.info("aif serve: %s:%d (docs/serving-api.md)", exposure.url, listener.getsockname()[1])
     if exposure.token and not exposure.is_loopback and exposure.tls_cert is None:
@@ -61,14 +65,34 @@ def serve(
     _log.info(
         "broker %s, topics %s*, tables %s", deployment.bootstrap_servers, deployment.prefix, tables or "none here"
     )
-    # uvicorn raises the signal again once it has drained; by default that would end the process before the feed.
+    _prepare_state(deployment)
+    feeder = Feeder(deployment, tables, gate)
+    scorer = partial(score, deployment, listener, exposure, gate, filters, samples, user_states_mb << 20)
+    scorers: list[tuple[str, Callable[[], None]]] = [(f"scoring process {number}", scorer) for number in range(workers)]
+    Processes([[("the feeder", feeder.run)], scorers]).run(_DRAIN_S + _MARGIN_S)
+    listener.close()
+    _log.info("stopped")
+
+
+def score(
+    deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters,
+    samples: Samples, user_state_bytes: int,
+) -> None:  # fmt: skip
+    """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
+    # uvicorn raises the signal again once it has drained; by default that would end the process there.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    folder = StateFolder.of(deployment)
+    store = Store(folder.path(folder.control.state), folder.readers)
+    versions, progress = Versions(store, folder.control, gate), Progress()
+    freshness = Freshness(folder.folder / FRESHNESS_FILE)
+    metrics = Metrics(store, versions, progress, freshness)
+    follower = Follower(deployment, folder, store, versions, progress)
     with (
         ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers,
         ThreadPoolExecutor(_PHASES, thread_name_prefix="phase") as phases,
     ):
-        merger = Merger.of(store, versions, scorers, phases, user_states_mb << 20)
+        merger = Merger.of(store, versions, scorers, phases, user_state_bytes)
         metrics.registry.register(MergerMetrics(merger.users))
         upkeep = Upkeep(versions, merger.users, merger.speeds, None, _SWEEP_S)
         service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples)
@@ -88,16 +112,23 @@ def serve(
             ssl_certfile=exposure.tls_cert,
             ssl_keyfile=exposure.tls_key,
         )
-        feed.start()
+        follower.start()
         upkeep.start()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")
             upkeep.stop()
-            feed.stop()
-            listener.close()
-    _log.info("stopped")
+            follower.stop()
+    store.close()
+
+
+def _prepare_state(deployment: Deployment) -> None:
+    """See to it that there is a state that can be opened, before anybody reads it."""
+    folder = StateFolder.of(deployment)
+    if (lock := folder.lock()) is not None:
+        folder.open_or_create()[1].close()
+        os.close(lock)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -159,7 +159,7 @@ class Service:
         }
 
     def _applied(self) -> dict[TablePartition, int]:
-        return {at: offset for at, (offset, _) in self._store.marks().items()}
+        return self._store.applied
 
     def _count(self, request: RankRequest, begun: Begun, ranked: Ranked, filtered: int) -> None:
         metrics = self._metrics

@@ -1,27 +1,28 @@
-"""Everything that serving holds in memory, and how changelog rows get into it. No I/O: rows come as batches.
+"""The state that serving reads, one folder on disk: users, items, progress (LMDB) and a slab for each model version.
 
-One thread applies; request threads read. Each read (an item, a head, one gather) sees one moment; reads of different
-tables may see different moments, as tables are written by different workers anyway.
+Any number of processes open a `Store` of the same folder; exactly one of them, the feeder, also writes it
+(store_writer.py). Each read (an item, a user, one gather) sees one moment; reads of different tables may see different
+moments, as tables are written by different workers anyway.
 """
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections import Counter
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Final, NamedTuple, cast
+from pathlib import Path
+from typing import Final, NamedTuple
 
-from schemas.codec import codec
-from schemas.errors import BadInput, DecodeError
-from schemas.ids import WATERMARK_KEY, entity_ids
+import orjson
+
+from schemas.errors import Corrupt
 from schemas.records import Watermark
 from serving.items import ItemStore
-from serving.n2o_rows import split_by_version
+from serving.readers import Readers
+from serving.rows_db import RowsDb
 from serving.slab import Slab
 from serving.users import UserStore
 
-__all__ = ["ITEMS", "N2O", "SERVED_TABLES", "USERS", "Store", "TablePartition"]
+__all__ = ["CLOCK", "ITEMS", "N2O", "SERVED_TABLES", "USERS", "Store", "TablePartition", "mark_key", "slab_path"]
 
 ITEMS: Final = "items"
 N2O: Final = "n2o_a"
@@ -29,11 +30,9 @@ USERS: Final = "users"
 #: The tables whose changelogs serving follows.
 SERVED_TABLES: Final = (ITEMS, N2O, USERS)
 
-_ENTITY_KEY_BYTES: Final = 8
-#: Slabs held at once: the live version, the one that fills, and room for rows of versions not announced yet.
-_MOST_SLABS: Final = 4
-
-_log = logging.getLogger(__name__)
+_ROWS_FILE: Final = "rows.lmdb"
+#: Fact: the newest event time applied.
+CLOCK: Final = b"event_clock_ms"
 
 
 class TablePartition(NamedTuple):
@@ -44,57 +43,76 @@ class TablePartition(NamedTuple):
 
 
 class Store:
-    """Items, N2O slabs by version tag, users, and how far each partition has been applied."""
+    """Items, users, N2O slabs by version tag, and how far each partition has been applied. Any thread may read.
 
-    def __init__(self) -> None:
-        self.items = ItemStore()
-        self.users = UserStore()
-        self.slabs: dict[int, Slab] = {}
-        self.kept: frozenset[int] = frozenset()  #: tags of versions that are live or becoming so
-        self.watermarks: dict[TablePartition, Watermark] = {}
-        self.applied: dict[TablePartition, int] = {}  #: the next changelog offset to apply; the feed's to set
-        self.refused: Counter[tuple[str, str]] = Counter()  #: rows left out, by (table, reason)
-        self._decode_watermark = codec("watermark").decode
+    A folder must not be opened twice in one process. Raises Corrupt where its files are not whole.
+    """
 
-    def apply(self, at: TablePartition, keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[Watermark]:
-        """Apply rows of a partition in changelog order; None is a deletion. Returns the watermarks among them."""
-        watermarks = self._take_watermarks(at, keys, values)
-        rows = [(key, value) for key, value in zip(keys, values, strict=True) if len(key) == _ENTITY_KEY_BYTES]
-        if at.table == N2O:
-            self._apply_n2o(rows)
-        elif at.table == ITEMS:
-            self._refuse(ITEMS, self.items.apply(dict(rows)))
-        else:
-            self.users.apply(dict(rows))
-        return watermarks
+    def __init__(self, folder: Path, readers: Readers, writable: bool = False) -> None:
+        self.folder = folder
+        self.readers = readers
+        self.rows = RowsDb(folder / _ROWS_FILE, writable)
+        self.items = ItemStore(self.rows)
+        self.users = UserStore(self.rows)
+        self.refused: Counter[tuple[str, str]] = Counter()  #: rows that the feeder left out, by (table, reason)
+        self._slabs: dict[int, Slab] = {}
+        self._lock = threading.Lock()
 
-    def marks(self) -> dict[TablePartition, tuple[int, Watermark | None]]:
-        """The next changelog offset to apply, and the newest watermark, of each table partition that has begun."""
-        return {at: (offset, self.watermarks.get(at)) for at, offset in list(self.applied.items())}
+    @property
+    def slabs(self) -> dict[int, Slab]:
+        """The slabs that there are, by version tag."""
+        tags = self.let_go()
+        return {tag: slab for tag in tags if (slab := self.slab(tag))}
 
-    def slab(self, tag: int, stride: int) -> Slab:
-        """The slab of a version, made where there is none yet. Raises BadInput where its rows have another stride."""
-        slab = self.slabs.get(tag)
-        if slab is None:
-            slab = self.slabs[tag] = Slab(tag, stride)
-            self._drop_beyond_bound()
-        if slab.stride != stride:
-            raise BadInput(f"rows of version {tag:016x} have {slab.stride} bytes, its artifact says {stride}")
-        return slab
+    def let_go(self) -> list[int]:
+        """Let go of slabs whose files were dropped; the tags of those that are there."""
+        there = sorted(int(path.stem, 16) for path in self.folder.glob("*.slab"))
+        with self._lock:
+            for tag in self._slabs.keys() - set(there):
+                del self._slabs[tag]
+        return there
+
+    def slab(self, tag: int) -> Slab | None:
+        """The slab of a version, None where no row of it has come, or it was dropped before it was opened."""
+        with self._lock:
+            slab = self._slabs.get(tag)
+            if slab is None and (path := slab_path(self.folder, tag)).exists():
+                try:
+                    slab = self._slabs[tag] = Slab(path, self.readers.line)
+                except Corrupt:
+                    if path.exists():
+                        raise
+            return slab
 
     def coverage(self, tag: int) -> float:
         """Servable rows of a version per live item, 0 to 1; 0 while there is no item."""
-        slab, items = self.slabs.get(tag), len(self.items)
+        slab, items = self.slab(tag), len(self.items)
         return min(1.0, slab.servable / items) if slab and items else 0.0
 
-    def keep(self, tags: frozenset[int]) -> None:
-        """Say which versions are in use. Slabs of versions that were and no longer are go.
+    @property
+    def watermarks(self) -> dict[TablePartition, Watermark]:
+        """The newest watermark of each table partition that has one."""
+        return {at: mark for at, (_, mark) in self.marks().items() if mark}
 
-        A request that still reads such a slab holds it by its pinned version; memory is freed when the last one ends.
-        """
-        for tag in self.kept - tags:
-            self.slabs.pop(tag, None)
-        self.kept = tags
+    @property
+    def applied(self) -> dict[TablePartition, int]:
+        """The next changelog offset to apply of each table partition of which that is known."""
+        return {at: offset for at, (offset, _) in self.marks().items() if offset and at.table in SERVED_TABLES}
+
+    def marks(self) -> dict[TablePartition, tuple[int, Watermark | None]]:
+        """The next changelog offset to apply, and the newest watermark, of each followed partition that has begun."""
+        with self.rows.reading() as txn:
+            found = [(key.decode(), orjson.loads(value)) for key, value in txn.items("marks")]
+        return {
+            TablePartition(name.rpartition("-")[0], int(name.rpartition("-")[2])): (next_offset, mark)
+            for name, (next_offset, mark) in found
+        }
+
+    def mark(self, at: TablePartition) -> Watermark | None:
+        """The newest watermark of a table partition."""
+        with self.rows.reading() as txn:
+            value = txn.get("marks", mark_key(at))
+        return None if value is None else orjson.loads(value)[1]
 
     @property
     def event_clock_ms(self) -> int | None:
@@ -102,60 +120,38 @@ class Store:
 
         User events come first: catalogue updates may carry times far from those of the events that windows count.
         """
-        for table in (USERS, ITEMS):
-            times = [mark["max_event_time_ms"] for at, mark in list(self.watermarks.items()) if at.table == table]
-            if newest := max(times, default=0):
-                return newest
-        return None
+        with self.rows.reading() as txn:
+            value = txn.get("facts", CLOCK)
+        return None if value is None else int(value)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of slabs and encoded user heads: what grows with the catalogue and the users."""
-        return sum(slab.nbytes for slab in list(self.slabs.values())) + self.users.head_bytes
+        """Bytes of rows in use: slabs and the file of users and items. Shared by all processes that map them."""
+        return sum(slab.nbytes for slab in self.slabs.values()) + self.rows.nbytes
 
-    def _apply_n2o(self, rows: list[tuple[bytes, bytes | None]]) -> None:
-        for deleted, run in groupby(rows, key=lambda row: row[1] is None):
-            keys, values = zip(*run, strict=True)
-            if deleted:
-                for slab in self.slabs.values():
-                    slab.delete(entity_ids(keys))
-                continue
-            refused: list[str] = []
-            for tag, records in split_by_version(keys, values, refused):
-                try:
-                    self.slab(tag, records.shape[1]).put(records)
-                except BadInput:
-                    refused.extend(["wrong_stride"] * len(records))
-            self._refuse(N2O, refused)
+    def switch(self, folder: Path) -> None:
+        """Read another folder from now on. What a request holds of the one before stays readable until it ends."""
+        with self._lock:
+            self.rows.switch(folder / _ROWS_FILE)
+            self.folder = folder
+            self._slabs = {}
 
-    def _take_watermarks(
-        self, at: TablePartition, keys: Sequence[bytes], values: Sequence[bytes | None]
-    ) -> list[Watermark]:
-        found = []
-        for key, value in zip(keys, values, strict=True):
-            if key != WATERMARK_KEY or value is None:
-                continue
-            try:
-                found.append(cast(Watermark, self._decode_watermark(value)))
-            except DecodeError as error:
-                self._refuse(at.table, [error.reason])
-        if found:
-            self.watermarks[at] = found[-1]
-        return found
+    def announced(self) -> list[bytes]:
+        """Encoded records of topic model-versions, in log order."""
+        with self.rows.reading() as txn:
+            return [value for _, value in txn.items("versions")]
 
-    def _refuse(self, table: str, reasons: list[str]) -> None:
-        for reason in reasons:
-            if not self.refused[table, reason]:
-                _log.error(
-                    "table %s: a row was refused (%s); it is left out, further ones are only counted", table, reason
-                )
-            self.refused[table, reason] += 1
+    def close(self) -> None:
+        """Give the files back; no read may be under way. What a slab's reader still holds stays readable."""
+        self._slabs.clear()
+        self.rows.close()
 
-    def _drop_beyond_bound(self) -> None:
-        """Keep the newest slabs that nobody uses, up to the bound on all."""
-        idle = [tag for tag in self.slabs if tag not in self.kept]
-        for tag in idle[: max(0, len(self.slabs) - _MOST_SLABS)]:
-            _log.warning(
-                "dropped %d rows of version %016x: more than %d versions", len(self.slabs[tag]), tag, _MOST_SLABS
-            )
-            del self.slabs[tag]
+
+def mark_key(at: TablePartition) -> bytes:
+    """Where the progress of a table partition stands."""
+    return f"{at.table}-{at.partition}".encode()
+
+
+def slab_path(folder: Path, tag: int) -> Path:
+    """Where the slab of a version lies."""
+    return folder / f"{tag:016x}.slab"

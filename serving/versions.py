@@ -1,19 +1,19 @@
-"""Which model answers: the newest announced one whose artifact is valid and whose rows cover the catalogue.
+"""Which model answers: what this scoring process has loaded, and the one that the feeder has made live (rollout.py).
 
 ::
 
-    announced ──load──► candidate ──coverage >= gate──► live ──next one live──► dropped
+    announced ──load, warm──► candidate ──covered, warm everywhere──► live ──next one live──► let go
         └──── check fails ────► refused (and looked at again later: a copy may still be under way)
 
 A request takes `live` once, at its start, and reads everything of its model (graph, head, slab) from that one object:
-the switch is one assignment, so no answer can mix models, and the old model is freed when its last request ends.
+the switch is one store on the control page, seen by the next request of every process, so no answer can mix models,
+and the old model is freed when its last request ends.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +25,10 @@ import numpy as np
 from domain.artifact import HEAD, MANIFEST, USER_PHASE, Dimensions, Manifest, check_artifact, check_fit, path_of, sha256
 from domain.n2o import N2OLayout
 from schemas.deployment import Deployment
-from schemas.errors import ArtifactError, BadInput
+from schemas.errors import ArtifactError
 from schemas.records import ModelVersion
+from serving.announcements import announced_in, tag_of
+from serving.control import ControlPage
 from serving.kernels import Head
 from serving.slab import Slab
 from serving.store import Store
@@ -35,7 +37,6 @@ from serving.user_phase import UserPhase
 __all__ = ["Model", "Version", "Versions", "load_model"]
 
 _RETRY_REFUSED_S: Final = 10.0
-_MOST_ANNOUNCED: Final = 64
 
 _log = logging.getLogger(__name__)
 
@@ -72,62 +73,72 @@ class Version:
 
 
 class Versions:
-    """The announced versions and which of them is live. `live` may be read by any thread at any time.
+    """The announced versions, those that this process has loaded, and which of them is live.
 
-    All methods but `announced` belong to the feed's thread.
+    `live` may be read by any thread at any time; the other methods belong to one thread (following.py).
     """
 
-    def __init__(self, store: Store, gate: float, monotonic_s: Callable[[], float] = time.monotonic) -> None:
-        self.live: Version | None = None
-        self.candidate: Version | None = None
+    def __init__(
+        self, store: Store, control: ControlPage, gate: float, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self.refused: dict[str, str] = {}  #: version -> why
         self.refusals = 0
         self.gate = gate
         self._store = store
+        self._control = control
+        self._row = control.claim_row()
         self._now_s = monotonic_s
-        self._announced: dict[str, ModelVersion] = {}  #: newest last
+        self._warm: dict[int, Version] = {}  #: by tag; replaced whole
+        self._last: Version | None = None  #: the version that was live when this was last looked at
+        self._models: dict[int, Model] = {}  #: loaded, maybe without rows yet
         self._refused_at_s: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._decoded: tuple[list[bytes], list[ModelVersion]] = ([], [])
 
-    def announce(self, record: ModelVersion) -> None:
-        """Note a record of topic model-versions, in log order; announcing a version again makes it the newest."""
-        self._refused_at_s.pop(record["version"], None)  # looked at again at once
-        if self.live and self.live.name == record["version"]:
-            self._replace_candidate(None)
-        with self._lock:
-            self._announced.pop(record["version"], None)
-            self._announced[record["version"]] = record
-            while len(self._announced) > _MOST_ANNOUNCED:
-                del self._announced[next(iter(self._announced))]
+    @property
+    def live(self) -> Version | None:
+        """The version that answers: the one that the control page names, once this process has it warm."""
+        if version := self._warm.get(self._control.live):
+            self._last = version
+        return self._last
+
+    @property
+    def candidate(self) -> Version | None:
+        """The newest loaded version that is not live."""
+        live = self.live
+        others = [version for version in self._warm.values() if live is None or version.tag != live.tag]
+        return others[-1] if others else None
+
+    @property
+    def waiting(self) -> str | None:
+        """The name of a loaded version of which the store has no row yet."""
+        return next((model.name for tag, model in self._models.items() if tag not in self._warm), None)
 
     def announced(self) -> list[ModelVersion]:
-        """Announced versions, oldest first."""
-        with self._lock:
-            return list(self._announced.values())
+        """Announced versions, oldest first; one announced again is the newest. What cannot be decoded is left out."""
+        encoded = self._store.announced()
+        if encoded != self._decoded[0]:
+            self._decoded = encoded, announced_in(encoded)
+        return self._decoded[1]
 
     def next_to_load(self) -> ModelVersion | None:
-        """The newest version that is not known to be bad, unless it is live or the candidate already."""
-        in_use = {version.name for version in (self.live, self.candidate) if version}
-        for record in reversed(self.announced()):
-            name = record["version"]
-            if name in in_use:
+        """What to load next: the live version where this process lacks it, then the newest that is not known bad."""
+        announced = self.announced()
+        for record in announced:
+            if tag_of(record) == self._control.live and self._may_load(record):
+                return record
+        for record in reversed(announced):
+            if tag_of(record) in self._models:
                 return None
-            refused_at_s = self._refused_at_s.get(name)
-            if refused_at_s is None or self._now_s() - refused_at_s >= _RETRY_REFUSED_S:
+            if self._may_load(record):
                 return record
         return None
 
     def loaded(self, model: Model) -> None:
-        """Make a model the candidate, with the rows that the store has of it. Refuses it where they do not fit."""
-        sizes = model.manifest.dimensions
-        try:
-            slab = self._store.slab(model.manifest.version_tag, sizes.layout.stride)
-        except BadInput as error:
-            self.refuse(model.name, str(error))
-            return
+        """Take a model; with the rows that the store has of it, it is warm and may go live."""
         self.refused.pop(model.name, None)
         self._refused_at_s.pop(model.name, None)
-        self._replace_candidate(Version(model.name, sizes, sizes.layout, model.phase, model.head, slab))
+        self._models = {**self._models, model.manifest.version_tag: model}
+        self.settle()
 
     def refuse(self, name: str, reason: str) -> None:
         """Note that a version's artifact failed its checks; what is live stays."""
@@ -137,19 +148,49 @@ class Versions:
         self.refused[name] = reason
         self._refused_at_s[name] = self._now_s()
 
-    def advance(self) -> bool:
-        """Make the candidate live where its rows reach the gate; says whether it did."""
-        candidate = self.candidate
-        if candidate is None or (coverage := self._store.coverage(candidate.slab.tag)) < self.gate:
-            return False
-        self.live = candidate
-        self._replace_candidate(None)
-        _log.info("model %s is live (coverage %.4f, %d rows)", candidate.name, coverage, len(candidate.slab))
-        return True
+    def settle(self) -> None:
+        """Give loaded models the store's slabs, let go of those that are neither live nor next, and say what is warm.
 
-    def _replace_candidate(self, candidate: Version | None) -> None:
-        self.candidate = candidate
-        self._store.keep(frozenset(version.slab.tag for version in (self.live, candidate) if version))
+        A request that still answers with such a version holds it; memory is freed when the last one ends.
+        """
+        order = [tag_of(record) for record in self.announced()]
+        live = self._control.live
+        newest = max((tag for tag in self._models if tag in order), key=order.index, default=0)
+        self._models = {tag: model for tag, model in self._models.items() if tag in (live, newest)}
+        warm = {}
+        for tag, model in sorted(self._models.items(), key=lambda each: each[0] == newest):
+            version = self._with_rows(tag, model)
+            if version is not None:
+                warm[tag] = version
+        self._warm = warm
+        self._last = warm.get(live, self._last)
+        self._row.tags = frozenset(warm)
+        self._store.let_go()
+
+    def close(self) -> None:
+        """Say that this process answers no more."""
+        self._row.release()
+
+    def _may_load(self, record: ModelVersion) -> bool:
+        refused_at_s = self._refused_at_s.get(record["version"])
+        old = refused_at_s is None or self._now_s() - refused_at_s >= _RETRY_REFUSED_S
+        return old and tag_of(record) not in self._models
+
+    def _with_rows(self, tag: int, model: Model) -> Version | None:
+        """The model with the slab that the store has now; None while it has none, or one of other records."""
+        slab, sizes = self._store.slab(tag), model.manifest.dimensions
+        if slab is None:
+            return None
+        if slab.stride != sizes.layout.stride:
+            self.refuse(
+                model.name,
+                f"rows of version {model.name} have {slab.stride} bytes, its artifact says {sizes.layout.stride}",
+            )
+            return None
+        known = self._warm.get(tag)
+        if known is not None and known.slab is slab:
+            return known
+        return Version(model.name, sizes, sizes.layout, model.phase, model.head, slab)
 
 
 def load_model(record: ModelVersion, deployment: Deployment) -> Model:

@@ -52,7 +52,7 @@ def answered(world, make_artifact, deployment, tmp_path, monkeypatch):  # noqa: 
     world.apply("items", item_rows(ITEMS))
     mine = user_rows(USER, [300, 301, 302, 9999])
     rows = n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS))
-    world.store.applied.update(write(deployment, "users", mine) | write(deployment, "n2o_a", rows))
+    world.note_applied(write(deployment, "users", mine) | write(deployment, "n2o_a", rows))
     world.apply("users", mine)
     world.go_live(artifact, ITEMS)
     monkeypatch.setattr(world.service, "samples", Samples(1.0, folder=tmp_path / "answers"))

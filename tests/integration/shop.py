@@ -77,7 +77,7 @@ class Shop:
         """Model inputs of one user."""
         counts = self.windows(user, at_ms)
         windows = [counts[window.name].get(action, 0) for window in WINDOWS for action in ACTIONS]
-        newest = self.users.get(user, [])[-_BEHAVIOURS:][::-1][: dims.long_behaviours]
+        newest = self.users.get(user, [])[::-1][: dims.long_behaviours]
         length = max(dims.behaviours, len(newest))
         none = [0] * (length - len(newest))
         items = [event["item_id"] for event in newest] + none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,18 @@ from domain.user_state import EventBatch, fold
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import WATERMARK_KEY, entity_key
+from serving.announcements import tag_of
 from serving.api import create_app
 from serving.freshness import Freshness
 from serving.metrics import Metrics
 from serving.progress import Progress
 from serving.rank_request import RankRequest
+from serving.rollout import Rollout
 from serving.service import Service
 from serving.stages import StageClock
+from serving.state import StateFolder
 from serving.store import Store, TablePartition
+from serving.store_writer import StoreWriter
 from serving.versions import Versions, load_model
 
 SIZES = Dimensions(
@@ -253,7 +257,10 @@ def plain_request(candidates: Iterable[int], **fields) -> RankRequest:
 class World:
     """All of a serving process but its feed and sockets."""
 
+    folder: StateFolder
     store: Store
+    writer: StoreWriter
+    rollout: Rollout
     versions: Versions
     progress: Progress
     metrics: Metrics
@@ -262,7 +269,23 @@ class World:
 
     def apply(self, table: str, rows: tuple[list[bytes], list[bytes | None]]) -> list:
         """Apply changelog rows to partition 0 of a table."""
-        return self.store.apply(TablePartition(table, 0), *rows)
+        return self.writer.apply(TablePartition(table, 0), *rows)
+
+    def note_applied(self, offsets: dict[TablePartition, int]) -> None:
+        """Let partitions have been applied up to these changelog offsets."""
+        for at, offset in offsets.items():
+            self.writer.apply(at, [], [], offset)
+
+    def announce(self, artifact: Artifact) -> None:
+        """Announce a version, as the newest."""
+        self.writer.announce([(len(self.store.announced()), codec("model_version").encode(artifact.record))])
+
+    def advance(self) -> bool:
+        """Let the candidate go live where it may."""
+        self.versions.settle()
+        advanced = self.rollout.advance([tag_of(record) for record in self.versions.announced()])
+        self.versions.settle()
+        return advanced
 
     def rank(self, candidates: Iterable[int], **fields) -> dict:
         """The JSON answer to a request of user 1, as data."""
@@ -273,9 +296,9 @@ class World:
         """Announce, load and fill a version, and make it live; returns its records."""
         records = n2o_records(artifact.manifest.version_tag, ids, seed)
         self.apply("n2o_a", n2o_rows(records))
-        self.versions.announce(artifact.record)
+        self.announce(artifact)
         self.versions.loaded(load_model(self.versions.next_to_load(), DEPLOYMENT))
-        assert self.versions.advance()
+        assert self.advance()
         return records
 
 
@@ -304,13 +327,19 @@ class Client:
 
 
 @pytest.fixture
-def world() -> World:
-    """An empty server that has caught up with an empty broker."""
-    store = Store()
-    versions, progress, freshness = Versions(store, gate=0.999), Progress(connected=True, caught_up=True), Freshness()
-    metrics = Metrics(store, versions, progress)
+def world(tmp_path: Path) -> Iterator[World]:
+    """An empty server that has caught up with an empty broker; feeder and reader in one."""
+    folder = StateFolder(tmp_path / "serving")
+    store = folder.open_or_create()[1]
+    writer = StoreWriter(store)
+    versions, progress = Versions(store, folder.control, gate=0.999), Progress(connected=True, caught_up=True)
+    freshness = Freshness(folder.folder / "freshness")
+    metrics = Metrics(store, versions, progress, freshness)
     service = Service(Deployment(), store, versions, progress, metrics)
-    return World(store, versions, progress, metrics, freshness, service)
+    rollout = Rollout(writer, folder.control, gate=0.999)
+    yield World(folder, store, writer, rollout, versions, progress, metrics, freshness, service)
+    versions.close()
+    store.close()
 
 
 @pytest.fixture

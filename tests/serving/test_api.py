@@ -171,7 +171,7 @@ def test_without_a_live_version_rank_says_why(world, client, make_artifact) -> N
     assert response.headers["retry-after"] == "1"
     assert client.get("/livez").status_code == 200
     artifact = make_artifact(1)
-    world.versions.announce(artifact.record)
+    world.announce(artifact)
     world.versions.refuse(artifact.version, "head.npz differs")
     assert "head.npz differs" in problem(client.get("/readyz"), 503)
     assert client.get("/readyz").json()["refused"] == {artifact.version: "head.npz differs"}

@@ -3,9 +3,10 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,14 @@ from producers.connection import admin_client
 from producers.topics import create_topics
 from schemas.codec import codec
 from schemas.deployment import Deployment
+from schemas.errors import Corrupt
 from schemas.ids import WATERMARK_KEY, entity_id
+from serving.bootstrap import load_tables
 from serving.feed import Feed
-from serving.local_tables import CHANGELOG_OFFSET_KEY
+from serving.following import Follower
+from serving.local_tables import CHANGELOG_OFFSET_KEY, find_tables
+from serving.progress import Progress
+from serving.state_upkeep import StateUpkeep
 from tests.serving.conftest import (
     NOW_MS,
     World,
@@ -41,10 +47,48 @@ def until(holds: Callable[[], object], within_s: float = 15.0) -> None:
         time.sleep(0.02)
 
 
-def make_feed(world: World, deployment: Deployment, tables: Path | None = None) -> Feed:
-    """A feed into the world of a process that starts now."""
-    world.progress.caught_up = world.progress.connected = False
-    return Feed(deployment, world.store, world.versions, world.progress, world.freshness, world.metrics, tables)
+class Feeding:
+    """Feeder and follower of the world, each in a thread, as of processes that start now."""
+
+    def __init__(self, world: World, deployment: Deployment, tables: Path | None = None) -> None:
+        world.progress.caught_up = world.progress.connected = False
+        upkeep = StateUpkeep(world.folder, world.folder.control.state, world.writer, world.progress, gate=0.999)
+        self.feed = Feed(deployment, world.writer, upkeep, world.progress, world.freshness, tables)
+        self.failed: Exception | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._follower = Follower(deployment, world.folder, world.store, world.versions, Progress())
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+        self._follower.start()
+
+    def stop(self) -> None:
+        """End both."""
+        self.feed.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self._follower.stop()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self.feed.run())
+        except Corrupt as error:
+            self.failed = error
+
+
+@pytest.fixture
+def make_feed() -> Iterator[Callable[..., Feeding]]:
+    """Makes feedings, and ends those that a test left running."""
+    made: list[Feeding] = []
+
+    def make(*arguments) -> Feeding:
+        made.append(Feeding(*arguments))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.feed.stop()
 
 
 def by_partition(rows, partitions: int) -> dict[int, tuple[list[bytes], list[bytes]]]:
@@ -76,7 +120,7 @@ def write_tables(
             store.close()
 
 
-def test_without_broker_and_tables_it_says_so_and_goes_on_trying(world) -> None:
+def test_without_broker_and_tables_it_says_so_and_goes_on_trying(world, make_feed) -> None:
     """Within 10 s the reason names the address and what to do; the feed does not give up and ends when told to."""
     feed = make_feed(world, Deployment(bootstrap_servers="127.0.0.1:9"))
     started_s = time.monotonic()
@@ -84,14 +128,12 @@ def test_without_broker_and_tables_it_says_so_and_goes_on_trying(world) -> None:
     until(lambda: "no Kafka broker answers at 127.0.0.1:9" in world.progress.says, within_s=10)
     reasons = world.service.lookups.readiness()["reasons"]
     assert any("AIF_BOOTSTRAP_SERVERS" in reason for reason in reasons)
-    assert world.progress.failed is None
-    assert feed._thread.is_alive()
+    assert feed.failed is None
     feed.stop()
-    assert not feed._thread.is_alive()
     assert time.monotonic() - started_s < 10
 
 
-def test_with_local_tables_it_serves_without_a_broker(world, make_artifact, tmp_path) -> None:
+def test_with_local_tables_it_serves_without_a_broker(world, make_feed, make_artifact, tmp_path) -> None:
     """Tables and artifacts of this host are enough to answer; the answer says how old they are."""
     artifact = make_artifact(1)
     tables = {
@@ -121,9 +163,8 @@ def test_a_damaged_local_table_leaves_its_changelog_to_be_read_whole(world, tmp_
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0xFF
     file.write_bytes(bytes(data))
-    feed = make_feed(world, deployment, tmp_path / "tables")
-    assert feed._load_local(feed._find_local(), ends=None) == 0
-    assert set(feed._next.values()) == {0}
+    assert load_tables(world.writer, find_tables(tmp_path / "tables", deployment), None) == 0
+    assert not any(world.writer.offsets.values())
 
 
 class Writer:
@@ -176,7 +217,7 @@ def answer(world: World, **fields) -> dict:
 
 
 @pytest.mark.broker
-def test_changelog_rows_become_servable(world, make_artifact, deployment) -> None:
+def test_changelog_rows_become_servable(world, make_feed, make_artifact, deployment) -> None:
     """From committed transactions alone: catalogue, model, users, new versions, deletions; aborted rows never show."""
     first, second = make_artifact(1), make_artifact(2)
     create_topics(deployment)
@@ -214,11 +255,11 @@ def test_changelog_rows_become_servable(world, make_artifact, deployment) -> Non
         assert answer(world)["missing_items"] == 1
         until(lambda: not sum(world.progress.lag.values()))
     feed.stop()
-    assert world.store.refused == {("model-versions", "not_single_object"): 1}
+    assert world.writer.refused == {("model-versions", "not_single_object"): 1}
 
 
 @pytest.mark.broker
-def test_local_tables_are_continued_from_their_offset(world, make_artifact, deployment, tmp_path) -> None:
+def test_local_tables_are_continued_from_their_offset(world, make_feed, make_artifact, deployment, tmp_path) -> None:
     """Rows come from the stores, then from the changelog after their offset; stores of another broker are left out."""
     artifact = make_artifact(1)
     create_topics(deployment)
@@ -241,7 +282,9 @@ def test_local_tables_are_continued_from_their_offset(world, make_artifact, depl
 
 
 @pytest.mark.broker
-def test_while_the_broker_is_away_it_answers_and_then_catches_up(world, make_artifact, deployment, broker) -> None:
+def test_while_the_broker_is_away_it_answers_and_then_catches_up(
+    world, make_feed, make_artifact, deployment, broker
+) -> None:
     """Killed broker: answers go on and age. Broker back: rows written meanwhile become servable without a restart."""
     artifact = make_artifact(1)
     create_topics(deployment)
@@ -266,11 +309,11 @@ def test_while_the_broker_is_away_it_answers_and_then_catches_up(world, make_art
         until(lambda: answer(world)["behaviours_used"] == 2, within_s=30)
         until(lambda: answer(world)["age_ms"] < 5000)
     feed.stop()
-    assert world.progress.failed is None
+    assert feed.failed is None
 
 
 @pytest.mark.broker
-def test_missing_topics_are_named_until_they_exist(world, deployment) -> None:
+def test_missing_topics_are_named_until_they_exist(world, make_feed, deployment) -> None:
     """A server that starts before its topics waits for them and says which command makes them."""
     feed = make_feed(world, deployment)
     feed.start()
@@ -282,8 +325,10 @@ def test_missing_topics_are_named_until_they_exist(world, deployment) -> None:
 
 
 @pytest.mark.broker
-def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(world, make_artifact, deployment) -> None:
-    """The feed ends and says so; the server goes on answering from what it has, and is not ready."""
+def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(
+    world, make_feed, make_artifact, deployment
+) -> None:
+    """The feed ends and says so, for another state to be made; answers go on from the rows that are there."""
     artifact = make_artifact(1)
     create_topics(deployment)
     with Writer(deployment) as writer:
@@ -295,10 +340,9 @@ def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(world, m
     until(lambda: world.versions.live)
     with admin_client(deployment) as admin:
         admin.delete_topics([deployment.changelog("items")])
-    until(lambda: "do not exist" in world.progress.says or world.progress.failed)
+    until(lambda: "do not exist" in world.progress.says or feed.failed)
     create_topics(deployment)
-    until(lambda: world.progress.failed, within_s=20)
+    until(lambda: feed.failed, within_s=20)
     feed.stop()
-    assert "made anew" in world.progress.failed
-    assert not world.service.lookups.readiness()["ready"]
+    assert "made anew" in str(feed.failed)
     assert answer(world)["missing_items"] == 0

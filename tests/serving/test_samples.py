@@ -23,7 +23,7 @@ def live(world, make_artifact):
     world.apply("users", user_rows(1, [100, 101]))
     world.apply("users", watermark_row(NOW_MS))
     world.go_live(make_artifact(1), ITEMS)
-    world.store.applied.update({TablePartition("users", 0): 17, TablePartition("n2o_a", 1): 4})
+    world.note_applied({TablePartition("users", 0): 17, TablePartition("n2o_a", 1): 4})
     return world
 
 
@@ -67,7 +67,7 @@ def test_an_answer_during_which_rows_came_is_not_kept(live, monkeypatch) -> None
     rank = live.service.merger._scorer.rank
 
     def meanwhile(*arguments):
-        live.store.applied[TablePartition("users", 0)] += 1
+        live.note_applied({TablePartition("users", 0): 18})
         return rank(*arguments)
 
     monkeypatch.setattr(live.service.merger._scorer, "rank", meanwhile)

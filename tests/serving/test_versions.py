@@ -37,14 +37,14 @@ def test_the_newest_version_goes_live_when_its_rows_reach_the_gate(world, make_a
     old, new = make_artifact(1), make_artifact(2)
     world.apply("items", item_rows(range(1000)))
     world.go_live(old, range(1000))
-    world.versions.announce(new.record)
+    world.announce(new)
     world.versions.loaded(load(world.versions.next_to_load()))
     rows = n2o_rows(n2o_records(new.manifest.version_tag, range(1000)))
     world.apply("n2o_a", (rows[0][:998], rows[1][:998]))
-    assert not world.versions.advance()
+    assert not world.advance()
     assert (world.versions.live.name, world.versions.candidate.name) == (old.version, new.version)
     world.apply("n2o_a", (rows[0][998:999], rows[1][998:999]))
-    assert world.versions.advance()
+    assert world.advance()
     assert (world.versions.live.name, world.versions.candidate) == (new.version, None)
     assert list(world.store.slabs) == [new.manifest.version_tag]
     assert world.versions.next_to_load() is None
@@ -56,16 +56,16 @@ def test_rows_may_come_before_their_announcement(world, make_artifact) -> None:
     world.apply("items", item_rows(ITEMS))
     world.apply("n2o_a", n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS)))
     assert world.versions.next_to_load() is None
-    world.versions.announce(artifact.record)
+    world.announce(artifact)
     world.versions.loaded(load(world.versions.next_to_load()))
-    assert world.versions.advance()
+    assert world.advance()
 
 
 def test_an_empty_catalogue_covers_nothing(world, make_artifact) -> None:
     """Without items no version goes live: 0 of 0 rows is no coverage."""
-    world.versions.announce(make_artifact(1).record)
+    world.announce(make_artifact(1))
     world.versions.loaded(load(world.versions.next_to_load()))
-    assert not world.versions.advance()
+    assert not world.advance()
 
 
 def test_a_refused_artifact_leaves_the_live_one_and_is_tried_again_later(world, make_artifact) -> None:
@@ -77,7 +77,7 @@ def test_a_refused_artifact_leaves_the_live_one_and_is_tried_again_later(world, 
     world.go_live(old, ITEMS)
     good = (bad.folder / HEAD).read_bytes()
     (bad.folder / HEAD).write_bytes(good[:-1] + b"?")
-    world.versions.announce(bad.record)
+    world.announce(bad)
     record = world.versions.next_to_load()
     with pytest.raises(ArtifactError, match=r"head\.npz has sha256") as error:
         load(record)
@@ -88,7 +88,7 @@ def test_a_refused_artifact_leaves_the_live_one_and_is_tried_again_later(world, 
     (bad.folder / HEAD).write_bytes(good)
     now_s[0] += 11
     world.versions.loaded(load(world.versions.next_to_load()))
-    assert world.versions.candidate.name == bad.version
+    assert world.versions.waiting == bad.version
     assert not world.versions.refused
     assert world.versions.refusals == 1
 
@@ -96,8 +96,8 @@ def test_a_refused_artifact_leaves_the_live_one_and_is_tried_again_later(world, 
 def test_with_the_newest_refused_the_one_before_is_loaded(world, make_artifact) -> None:
     """The newest *valid* version counts."""
     first, second = make_artifact(1), make_artifact(2)
-    world.versions.announce(first.record)
-    world.versions.announce(second.record)
+    world.announce(first)
+    world.announce(second)
     assert world.versions.next_to_load() == second.record
     world.versions.refuse(second.version, "broken")
     assert world.versions.next_to_load() == first.record
@@ -108,9 +108,9 @@ def test_announcing_the_live_version_again_cancels_the_candidate(world, make_art
     live, candidate = make_artifact(1), make_artifact(2)
     world.apply("items", item_rows(ITEMS))
     world.go_live(live, ITEMS)
-    world.versions.announce(candidate.record)
+    world.announce(candidate)
     world.versions.loaded(load(world.versions.next_to_load()))
-    world.versions.announce(live.record)
+    world.announce(live)
     assert world.versions.candidate is None
     assert world.versions.next_to_load() is None
 
