@@ -7,7 +7,7 @@ from typing import Any, Final
 from domain.sequence import SEQUENCE
 from schemas.records import ACTIONS
 from serving.binary import MOST_CANDIDATES
-from serving.rank_request import MOST_REQUESTS
+from serving.rank_request import MOST_REQUESTS, SOURCES
 from serving.stages import STAGES
 from serving.user_side import How
 
@@ -65,8 +65,10 @@ _FILTERS: Final = _object(
     "What to leave out; it only tightens the server's own.",
 )
 _RANK_REQUEST: Final = _object(
-    {"user_id": _ENTITY, "candidates": _array(_ENTITY, minItems=1, maxItems=MOST_CANDIDATES)},
+    {"user_id": _ENTITY},
     {
+        "candidates": _array(_ENTITY, minItems=1, maxItems=MOST_CANDIDATES),
+        "retrieve": _maybe(_object({"from": {"enum": list(SOURCES)}}, {"count": _maybe(_within(1, MOST_CANDIDATES))})),
         "top_k": _maybe(_within(1, MOST_CANDIDATES)),
         "at_ms": _maybe(_TIME),
         "deadline_ms": _maybe(_within(1, 60_000)),
