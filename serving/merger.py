@@ -186,7 +186,7 @@ class Merger:
 
     def history(self, asked: Asked) -> npt.NDArray[Any]:
         """The behaviours that a user phase reads, newest first ([L] BEHAVIOUR_DTYPE)."""
-        return history_of(self._store.users, asked)
+        return history_of(self._store.users, asked)[1]
 
     def popularity(self, version: Version, records: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Scores of records ([n] of the version's layout) for a user without a row ([n] float32)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,8 @@ _NONE: Final[Ids] = np.zeros(0, dtype=np.int64)
 SOURCES: Final = ("popular", "nearest")
 
 
-class Retrieve(NamedTuple):
+@dataclass(frozen=True)
+class Retrieve:
     """Where the server is to take candidates from, and how many."""
 
     source: str
