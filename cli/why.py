@@ -23,6 +23,8 @@ __all__ = ["command"]
 #: Served kernels round what the oracle does not.
 _TOLERANCE = 1e-2
 _MOST_SIMILAR = 5
+#: Terms that text shows; JSON has all.
+_MOST_TERMS = 8
 
 
 @click.command("why")
@@ -173,8 +175,8 @@ def _explained(made: Recomputed, item_id: int) -> dict[str, Any]:
 def _text(report: dict[str, Any]) -> str:
     applied = ", ".join(
         f"{table}-{partition} below {offset}"
-        for table, partitions in report["applied"].items()
-        for partition, offset in partitions.items()
+        for table in ("users", "n2o_a")
+        for partition, offset in report["applied"].get(table, {}).items()
     )
     row = "none" if report["user_row_offset"] is None else f"offset {report['user_row_offset']}"
     lines = [
@@ -193,8 +195,9 @@ def _text(report: dict[str, Any]) -> str:
         lines.append(f"rows compacted away since, not compared: items {', '.join(map(str, report['gone']))}")
     lines.append(f"largest difference {report['largest_difference']:.1e} over {compared}: {verdict}")
     for each in report["explained"]:
-        lines.append(f"item {each['item_id']}, the logit less that without the term:")
-        lines += [f"  {name:24} {value:+.4f}" for name, value in each["terms"].items()]
+        lines.append(f"item {each['item_id']}, the logit less that without the term (the {_MOST_TERMS} largest):")
+        largest = sorted(each["terms"].items(), key=lambda term: -abs(term[1]))[:_MOST_TERMS]
+        lines += [f"  {name:24} {value:+.4f}" for name, value in largest if value]
         lines += [
             f"  like item {past['item_id']} ({past['action']}): {past['equal_bits']} of {past['bits']} bits"
             for past in each["similar"]

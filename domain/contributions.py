@@ -10,15 +10,29 @@ which answers "what if the model had not known this?". Contributions do not sum 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["leave_one_out", "logits"]
+from domain.artifact import Dimensions
+
+__all__ = ["leave_one_out", "logits", "term_names"]
 
 _Any = npt.NDArray[Any]
 _Float = npt.NDArray[np.float64]
+
+
+def term_names(dims: Dimensions) -> list[str]:
+    """What the terms of a model are called, in the order in which they are given everywhere."""
+    bridges = [f"bridge_{number}" for number in range(dims.bridges)]
+    return ["item_vector", "user", *bridges, "linear_din", *map(_tiers, dims.tier_groups), "attention", "category"]
+
+
+def _tiers(actions: Sequence[str]) -> str:
+    first, *others = actions
+    return f"tiers_{first}" + (f"_and_{len(others)}_more" if others else "")
 
 
 def logits(

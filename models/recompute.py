@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from domain.artifact import HEAD, USER_PHASE, Dimensions
+from domain.contributions import term_names
 from domain.n2o import Flag
 from domain.user_features import user_inputs
 from models.reference import score, user_feed
@@ -71,20 +72,21 @@ class Recomputed:
     def _without(self) -> dict[str, Recomputed]:
         """This network with the weights of one term after the other zeroed."""
         dims = self.dims
-        found = {
-            "item_vector": self._zeroed("vector_weight"),
-            "user": self._zeroed("bias"),
-            **{f"bridge_{row}": self._zeroed("bridge_weight", slice(row, row + 1)) for row in range(dims.bridges)},
-            "linear_din": self._zeroed("signature_weight"),
-        }
-        for group, actions in enumerate(dims.tier_groups):
-            rows = slice(group * dims.tiers, (group + 1) * dims.tiers)
-            found[f"tiers_{'_'.join(actions)}"] = self._zeroed("tier_weight", rows)
-        found["attention"] = self._zeroed("attention_weight")
-        found["category"] = self._zeroed("category_weight")
-        return found
+        weights = [
+            ("vector_weight", slice(None)),
+            ("bias", slice(None)),
+            *(("bridge_weight", slice(row, row + 1)) for row in range(dims.bridges)),
+            ("signature_weight", slice(None)),
+            *(
+                ("tier_weight", slice(group * dims.tiers, (group + 1) * dims.tiers))
+                for group in range(len(dims.tier_groups))
+            ),
+            ("attention_weight", slice(None)),
+            ("category_weight", slice(None)),
+        ]
+        return {name: self._zeroed(*each) for name, each in zip(term_names(dims), weights, strict=True)}
 
-    def _zeroed(self, name: str, rows: slice = slice(None)) -> Recomputed:
+    def _zeroed(self, name: str, rows: slice) -> Recomputed:
         arrays = self.head if name in self.head else self.folded
         weight = arrays[name].copy()
         weight[rows] = 0

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.artifact import Dimensions
-from domain.contributions import leave_one_out
+from domain.contributions import leave_one_out, term_names
 from domain.n2o import Flag
 from domain.user_features import UserInputs
 from schemas.records import ACTIONS
 from serving.kernels import Folded, Head
 from serving.kernels.plain import assemble, attention_weights, category_rows, first_layer, input_width
 
-__all__ = ["MOST_EXPLAINED", "User", "explained", "term_names", "terms"]
+__all__ = ["MOST_EXPLAINED", "User", "explained", "terms"]
 
 #: Candidates of one request that are explained: the best.
 MOST_EXPLAINED: Final = 20
@@ -35,13 +35,6 @@ class User(NamedTuple):
     records: npt.NDArray[Any]  #: [L] of the layout's dtype
     known: npt.NDArray[np.bool_]  #: [L] has a row
     folded: Folded
-
-
-def term_names(sizes: Dimensions) -> list[str]:
-    """Names of the terms, in the order of `terms`."""
-    bridges = [f"bridge_{number}" for number in range(sizes.bridges)]
-    groups = [f"tiers_{'_'.join(actions)}" for actions in sizes.tier_groups]
-    return ["item_vector", "user", *bridges, "linear_din", *groups, "attention", "category"]
 
 
 def terms(records: npt.NDArray[Any], head: Head, folded: Folded, sizes: Dimensions) -> npt.NDArray[np.float64]:

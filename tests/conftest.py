@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 
 from schemas.deployment import Deployment
 from serving.kernels import choose
+
+# A test says what is true, not how fast: how long an example takes is the machine's affair.
+hypothesis.settings.register_profile("aif", deadline=None)
+hypothesis.settings.load_profile("aif")
 
 
 class Broker(Protocol):

@@ -38,6 +38,7 @@ def create_topics(deployment: Deployment) -> None:
     admin = KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers)
     try:
         admin.create_topics([_new(deployment, topic) for topic in all_topics()])
+        admin.wait_for_topics([deployment.topic(topic.name) for topic in all_topics()])
     finally:
         admin.close()
 
@@ -57,6 +58,7 @@ def recreate(deployment: Deployment, name: str) -> None:
 
     try:
         wait_for(made, 30)
+        admin.wait_for_topics([deployment.topic(name)])
         time.sleep(0.5)  # until every part of the broker has heard of it
     finally:
         admin.close()

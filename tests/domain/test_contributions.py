@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.contributions import leave_one_out, logits
+from domain.artifact import Dimensions
+from domain.contributions import leave_one_out, logits, term_names
 
 
 def weights(seed: int) -> tuple[np.ndarray, ...]:
@@ -43,3 +44,16 @@ def test_a_term_of_zeros_contributes_nothing() -> None:
     whole, parts = leave_one_out(terms, *head)
     assert parts[:, 1].tolist() == [0.0, 0.0]
     assert whole == pytest.approx(logits(np.ones((2, 5)), *head))
+
+
+def test_terms_are_named_after_what_they_read() -> None:
+    """One name for each bridge and group of actions; a group of many actions is named by its first."""
+    dims = Dimensions(
+        embedding_dim=64, signature_bits=64, category_buckets=8, item_numeric=3, vector_dim=4, bridges=2, tiers=8,
+        tier_groups=(("click", "purchase"), ("impression",)), behaviours=6, attention=True, long_behaviours=20,
+        cross_categories=2, user_features=56, hidden=(5, 4),
+    )  # fmt: skip
+    assert term_names(dims) == [
+        "item_vector", "user", "bridge_0", "bridge_1", "linear_din", "tiers_click_and_1_more", "tiers_impression",
+        "attention", "category",
+    ]  # fmt: skip

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from domain.contributions import term_names
 from domain.n2o import Flag
-from serving.explain import MOST_EXPLAINED, term_names
+from serving.explain import MOST_EXPLAINED
 from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, user_rows, watermark_row
 from tests.serving.test_openapi import check
 

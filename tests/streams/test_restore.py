@@ -43,6 +43,7 @@ def _made_again(deployment: Deployment, topic: str) -> None:
             break
         except KafkaError:  # the broker is still deleting
             time.sleep(0.1)
+    admin.wait_for_topics([topic])  # a creation is answered before the listing shows it
     admin.close()
     assert topic_ids(servers, [topic]) != before
 
