@@ -95,7 +95,7 @@ class Processes:
             _become(child, parent)
         child.process, child.started_s = process, time.monotonic()
 
-    def _reap(self) -> None:
+    def _reap(self, ending: bool = False) -> None:
         for child in self._children:
             if not child.process:
                 continue
@@ -105,6 +105,8 @@ class Processes:
             lived_s = time.monotonic() - child.started_s
             child.pause_s = _FIRST_PAUSE_S if lived_s >= _LIVED_S else min(2 * child.pause_s, _LONGEST_PAUSE_S)
             child.process, child.due_s = 0, time.monotonic() + child.pause_s
+            if ending:  # a supervisor may tell the whole group at once
+                continue
             _log.error(
                 "%s has ended with %s; it is started again in %.1f s",
                 child.name, os.waitstatus_to_exitcode(status), child.pause_s,
@@ -112,7 +114,7 @@ class Processes:
 
     def _end(self, group: list[_Child], within_s: float) -> None:
         """SIGTERM to all of a group, and wait."""
-        self._reap()
+        self._reap(ending=True)
         for child in group:
             if child.process:
                 os.kill(child.process, signal.SIGTERM)
