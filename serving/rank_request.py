@@ -15,6 +15,7 @@ from schemas.errors import BadInput
 from serving.binary import MOST_CANDIDATES, decode_request
 from serving.json_fields import EntityRef, boolean, entity_of, integer, kind_of, known_fields
 from serving.post_processing import NO_FILTERS, Filters
+from serving.progress import Token
 
 __all__ = ["MOST_REQUESTS", "SOURCES", "RankRequest", "Retrieve", "parse_batch"]
 
@@ -30,6 +31,7 @@ _FIELDS: Final = frozenset(
         "deadline_ms",
         "behaviours",
         "explain",
+        "after",
         "retrieve",
         "filters",
         "model_version",
@@ -41,6 +43,7 @@ _TIMES_MS: Final = range(0, 2**62)
 _VERSION: Final = re.compile("[0-9a-f]{16}")
 _BEHAVIOURS: Final = range(1, SEQUENCE + 1)
 _DEADLINES_MS: Final = range(1, 60_001)
+_PARTITIONS: Final = range(0, 2**31)
 #: Candidates that are retrieved where a request does not say.
 _RETRIEVED: Final = 1000
 
@@ -72,6 +75,7 @@ class RankRequest:
     written: list[EntityRef] | None = None  #: [n] the candidates as written, where that is not their ids
     places: Ids | None = None  #: [given] index in `candidate_ids` of every candidate given; None where all are distinct
     retrieve: Retrieve | None = None  #: instead of candidates, which then come later
+    after: Token | None = None  #: a user event that the answer is to contain, if it comes in time
     in_request_order: bool = False
     explain: bool = False
     model_version: str | None = None  #: the only one whose answer is wanted
@@ -111,6 +115,7 @@ class RankRequest:
             written=written,
             places=places,
             retrieve=retrieve,
+            after=_after(checked),
             explain=boolean(checked, "explain"),
             model_version=_version(checked),
             filters=Filters.parse(checked.get("filters"), "filters"),
@@ -172,6 +177,17 @@ def _json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise BadInput(f"the body must be a JSON object, not {kind_of(fields)}")
     return fields
+
+
+def _after(fields: dict[str, Any]) -> Token | None:
+    """Field `after`. Raises BadInput."""
+    if fields.get("after") is None:
+        return None
+    asked = known_fields(fields["after"], frozenset({"partition", "offset"}), "'after'")
+    partition, offset = integer(asked, "partition", _PARTITIONS), integer(asked, "offset", _TIMES_MS)
+    if partition is None or offset is None:
+        raise BadInput("'after' must have the 'partition' and 'offset' of a record of user-events")
+    return Token(partition, offset)
 
 
 def _retrieve(fields: dict[str, Any]) -> Retrieve | None:

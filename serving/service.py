@@ -22,7 +22,7 @@ from serving.lookups import Lookups
 from serving.merger import Ask, Begun, Merger
 from serving.metrics import Metrics
 from serving.post_processing import NO_FILTERS, Filters, check_scores
-from serving.progress import Progress
+from serving.progress import Progress, Token
 from serving.rank_request import RankRequest, Retrieve
 from serving.retrieval import Retriever
 from serving.samples import Samples
@@ -34,6 +34,9 @@ from serving.versions import Versions
 
 __all__ = ["Service"]
 
+#: How long a request without a deadline waits for an event, and how often it looks.
+_MOST_WAIT_MS: Final = 1000.0
+_LOOK_S: Final = 0.001
 _NOBODY: Final = np.empty(0, dtype=np.int64)
 
 
@@ -70,6 +73,9 @@ class Service:
 
         Raises as `rank_here`.
         """
+        if request.after is not None:
+            applied = await self._reached(request.after, request, clock)
+            return replace(await self.rank(replace(request, after=None), clock), after_applied=applied)
         begun = None
         if request.retrieve is not None:
             begun = self._begin(request, clock)
@@ -91,6 +97,16 @@ class Service:
         if begun is None and self._to_keep(request):
             return self._kept(request, clock)
         return self._answer(request, begun or self._begin(request, clock), clock)
+
+    async def _reached(self, token: Token, request: RankRequest, clock: StageClock) -> bool:
+        """Wait until an event is applied, half of the deadline at most; says whether it is."""
+        left_ms = _MOST_WAIT_MS if request.deadline_ms is None else request.deadline_ms / 2 - clock.total_ms()
+        deadline = Deadline.after(left_ms)
+        with clock.time("feature_retrieval"):
+            # The feeder is another process: nothing here could be woken.
+            while not (reached := self.progress.reached(self._store, token)) and deadline.left_ms() > 0:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_S)
+        return reached
 
     async def _with_candidates(
         self, request: RankRequest, wanted: Retrieve, begun: Begun, clock: StageClock

@@ -18,7 +18,7 @@ from serving.stages import StageClock
 from serving.user_side import Asked, How, UserSide
 from serving.user_state import StateMaker
 from serving.user_states import UserStates
-from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, user_rows
+from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, user_rows, watermark_row
 
 ITEMS = range(100, 140)
 CANDIDATES = np.array(range(100, 130), dtype=np.int64)
@@ -267,3 +267,20 @@ def test_a_wrong_retrieval_is_refused(fields, says) -> None:
     """Each rule of `retrieve` is named when it is broken."""
     with pytest.raises(BadInput, match=says):
         RankRequest.of({"user_id": 1, **fields})
+
+
+def test_an_answer_waits_for_an_event_within_its_deadline(live) -> None:
+    """With `after` an answer contains the event where that is applied in time, and says where it is not."""
+
+    def asked(offset: int, **fields) -> bool | None:
+        request = RankRequest.of(
+            {"user_id": 1, "candidates": [100], "after": {"partition": 0, "offset": offset}, **fields}
+        )
+        return asyncio.run(live.service.rank(request, StageClock())).after_applied
+
+    live.apply("users", watermark_row())
+    assert asked(8) is True
+    assert asked(9, deadline_ms=20) is False
+    assert live.rank([100]).get("after_applied") is None
+    with pytest.raises(BadInput, match="offset"):
+        asked(-1)
