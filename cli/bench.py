@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import click
 
 from schemas.errors import BadInput
 
-__all__ = ["command", "streams", "windows"]
+__all__ = ["command", "kernels", "streams", "windows"]
 
 
 @click.group("bench")
@@ -122,6 +123,46 @@ def windows(
             click.echo(f"{name:40} {value:>12,}")
         elif name not in ("machine", "commit"):
             click.echo(f"{name:40} {json.dumps(value)}")
+
+
+@command.command(
+    "kernels",
+    epilog="""\b
+Examples:
+  aif bench kernels                                          every kernel that runs here
+  aif bench kernels --candidates 4000 --behaviours 1024      one size
+  aif bench kernels --json | tail -1                         one JSON object
+""",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line instead of tables.")
+@click.option("--candidates", default="4000,1000,10000", show_default=True, metavar="N,...")
+@click.option("--behaviours", default="1024,256,10000", show_default=True, metavar="N,...")
+@click.option("--repetitions", default=5, show_default=True, help="How often each is measured; medians are shown.")
+def kernels(as_json: bool, candidates: str, behaviours: str, repetitions: int) -> None:
+    """Scoring alone, by kernel and by part: CPU time of one thread.
+
+    The first of each list is the pair whose parts are measured.
+    """
+    _find_checkout()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in a server; numpy reads it when it is first imported
+    from bench.kernels import measure_kernels
+
+    try:
+        counts, lengths = ([int(each) for each in text.split(",")] for text in (candidates, behaviours))
+    except ValueError as error:
+        raise BadInput(f"--candidates and --behaviours are numbers separated by commas: {error}") from error
+    found = measure_kernels(counts, lengths, repetitions, lambda name: click.echo(name, err=True))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"{'kernel':12} {'candidates x behaviours':>24} {'prepare us':>11} {'score us':>10} {'rank us':>8}")
+    for name, sizes in found["us"].items():
+        for size, steps in sizes.items():
+            click.echo(f"{name:12} {size:>24} {steps['prepare']:11,.0f} {steps['score']:10,.0f} {steps['rank']:8,.0f}")
+    for name, parts in found["parts_us"].items():
+        told = ", ".join(f"{part} {us:,.0f}" for part, us in parts.items())
+        click.echo(f"{name}: {told} us; layers {found['layers_gmac_per_s'][name]} GMAC/s")
+    click.echo(f"float32 BLAS: {found['blas_gmac_per_s']} GMAC/s; {found['machine']['cpu']}, commit {found['commit']}")
 
 
 def _find_checkout() -> None:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cli.serve import command as serve
 from schemas.errors import BadInput
 from serving.kernels import choice, choose, kernel
 from serving.kernels.native import Native
@@ -28,6 +30,18 @@ def test_a_kernel_is_chosen_by_name(name, caplog) -> None:
     caplog.set_level(logging.INFO)
     assert choose(name).name == name and kernel().name == name
     assert name in caplog.text
+
+
+def test_the_metrics_name_the_kernel(world) -> None:
+    """A scrape says what computes scores."""
+    assert b'aif_kernel_info{kernel="numpy"} 1.0' in world.metrics.text()
+
+
+@pytest.mark.parametrize(("options", "env"), [(["--kernel", "fortran"], {}), ([], {"AIF_KERNEL": "fortran"})])
+def test_the_server_is_told_which_by_option_or_environment(options, env) -> None:
+    """`aif serve` refuses a kernel that there is not before it opens anything."""
+    done = CliRunner().invoke(serve, options, env=env)
+    assert isinstance(done.exception, BadInput) and "there is no kernel 'fortran'" in str(done.exception)
 
 
 def test_an_unknown_kernel_is_refused_with_the_choice() -> None:
