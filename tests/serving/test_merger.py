@@ -9,6 +9,7 @@ import pytest
 
 from domain.quality import Costs, Quality
 from schemas.errors import BadInput, Corrupt, Unavailable
+from serving import service
 from serving.deadline import Deadline
 from serving.merger import Ask, Merger
 from serving.rank_request import RankRequest
@@ -269,18 +270,17 @@ def test_a_wrong_retrieval_is_refused(fields, says) -> None:
         RankRequest.of({"user_id": 1, **fields})
 
 
-def test_an_answer_waits_for_an_event_within_its_deadline(live) -> None:
+def test_an_answer_waits_for_an_event_within_bounds(live, monkeypatch) -> None:
     """With `after` an answer contains the event where that is applied in time, and says where it is not."""
 
-    def asked(offset: int, **fields) -> bool | None:
-        request = RankRequest.of(
-            {"user_id": 1, "candidates": [100], "after": {"partition": 0, "offset": offset}, **fields}
-        )
+    def asked(offset: int) -> bool | None:
+        request = RankRequest.of({"user_id": 1, "candidates": [100], "after": {"partition": 0, "offset": offset}})
         return asyncio.run(live.service.rank(request, StageClock())).after_applied
 
     live.apply("users", watermark_row())
     assert asked(8) is True
-    assert asked(9, deadline_ms=20) is False
+    monkeypatch.setattr(service, "_MOST_WAIT_MS", 5.0)
+    assert asked(9) is False
     assert live.rank([100]).get("after_applied") is None
     with pytest.raises(BadInput, match="offset"):
         asked(-1)
