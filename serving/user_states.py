@@ -26,7 +26,7 @@ from cachetools import LRUCache
 
 __all__ = ["ENTRY_BYTES", "Claim", "Failed", "Sized", "Stamp", "StateKey", "UserStates"]
 
-#: Python's objects around an entry, measured once with tracemalloc, rounded up.
+#: An allowance for the Python objects around an entry's arrays.
 ENTRY_BYTES: Final = 1024
 
 
