@@ -32,6 +32,7 @@ from serving.progress import Progress
 from serving.retrieval import catalogue_of, retrievers_of
 from serving.samples import Samples
 from serving.service import Service
+from serving.slab import compile_slabs
 from serving.state import StateFolder
 from serving.store import Store
 from serving.upkeep import Upkeep
@@ -66,6 +67,7 @@ def serve(
     _log.info(
         "broker %s, topics %s*, tables %s", deployment.bootstrap_servers, deployment.prefix, tables or "none here"
     )
+    compile_slabs()
     _prepare_state(deployment)
     feeder = Feeder(deployment, tables, gate)
     scorer = partial(score, deployment, listener, exposure, gate, filters, samples, user_states_mb << 20, retrieval)

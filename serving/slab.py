@@ -15,6 +15,7 @@ kept before their model's artifact has been seen.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -30,10 +31,11 @@ from serving import slab_kernel as kernel
 from serving.epochs import Epochs, Words
 from serving.id_index import IdIndex
 from serving.places import Places
+from serving.readers import Readers
 from serving.slab_file import SlabFile
 from serving.slab_kernel import COUNT, GENERATION, SERVABLE
 
-__all__ = ["Reader", "Records", "Slab", "SlabWriter", "header_dtype"]
+__all__ = ["Reader", "Records", "Slab", "SlabWriter", "compile_slabs", "header_dtype"]
 
 #: Rows as they travel: [n, stride] uint8, C-contiguous.
 Records = npt.NDArray[np.uint8]
@@ -259,6 +261,19 @@ class SlabWriter:
 
     def _heads(self, records: Records) -> npt.NDArray[Any]:
         return records.view(self._header)[:, 0]
+
+
+def compile_slabs() -> None:
+    """Write and read a small slab once, so that no request pays for compiling; with kept machine code it is quick."""
+    with tempfile.TemporaryDirectory(prefix="aif-slab-") as folder:
+        readers, path = Readers(Path(folder) / "readers"), Path(folder) / f"{1:016x}.slab"
+        epochs, stride = Epochs(readers.board), N2OLayout(1, 1, 64).stride
+        row = np.zeros((1, stride), dtype=np.uint8)
+        row.view(header_dtype(stride))["version"] = 1
+        SlabWriter.create(path, 1, stride, epochs).put(row)
+        writer, ids = SlabWriter.open(path, epochs), np.zeros(1, dtype=np.int64)
+        Slab(path, readers.line).gather(ids, row)
+        writer.delete(ids)
 
 
 def _servable(heads: npt.NDArray[Any]) -> int:
