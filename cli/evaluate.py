@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,18 +40,23 @@ LOGS: Final = {
 _OTHER: Final = _Plan(300_000, 0.2, 12_000, 6_000)
 #: --small divides the examples by this.
 _SMALL: Final = 10
+#: Off a terminal, a line of progress at most so often.
+_SAY_EVERY_S: Final = 20.0
 
 
 @click.command()
 @click.option("--run", is_flag=True, help="Train and judge every model again (about 25 minutes on one core)")
 @click.option("--log", "logs", multiple=True, metavar="NAME", help="Only this data set or `planted`; repeat for more")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of every model")
+@click.option("--trained", type=click.IntRange(2), help="Train on at most so many examples of each log")
 @click.option("--small", is_flag=True, help="A tenth of the examples and two seeds: minutes, and wide intervals")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Write a JSON file per log and results.md there"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
-def command(run: bool, logs: tuple[str, ...], seeds: int, small: bool, out: Path | None, as_json: bool) -> None:
+def command(
+    run: bool, logs: tuple[str, ...], seeds: int, trained: int | None, small: bool, out: Path | None, as_json: bool
+) -> None:  # fmt: skip
     """Compare AIF with popularity, two towers, COLD, DIN, ETA and the full ranker, on the same data and budget.
 
     Prints the last recorded run; --run makes it again. `gap_recovered` is (AIF - two towers) / (ranker - two towers) in
@@ -66,9 +72,9 @@ def command(run: bool, logs: tuple[str, ...], seeds: int, small: bool, out: Path
     from models.evaluation.summary import over_logs, text
 
     if run:
-        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, small, quiet=as_json)
-    elif small or out:
-        raise BadInput("--small and --out belong to a new run: add --run")
+        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, trained, small, quiet=as_json)
+    elif small or out or trained:
+        raise BadInput("--small, --trained and --out belong to a new run: add --run")
     else:
         measured = _recorded(_RECORDED)
         if missing := set(logs) - set(measured):
@@ -104,9 +110,10 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> dict[str, dict[str, Any]]:
+def _measured(
+    logs: tuple[str, ...], seeds: int, trained: int | None, small: bool, quiet: bool
+) -> dict[str, dict[str, Any]]:
     import platform
-    import time
 
     import torch
     from rich.console import Console
@@ -118,22 +125,26 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
     from models.evaluation.summary import summary
 
     config, sizes, results, size = ModelConfig(), BaselineConfig(), {}, _SMALL if small else 1
-    with _bars(Console(stderr=True, quiet=quiet and not sys.stderr.isatty())) as bars:
+    lines = _Lines(wanted=not quiet and not sys.stderr.isatty())
+    with _bars(Console(stderr=True, quiet=not sys.stderr.isatty())) as bars:
         for name in logs:
             started, plan = time.monotonic(), LOGS.get(name, _OTHER)
             task = bars.add_task(f"{name}: reading", total=None)
             log, truth = _opened(name, config)
             options = ContestOptions(
                 seeds=tuple(range(1, seeds + 1)), max_examples=plan.examples // size, held_out=plan.held_out,
-                trained=plan.trained // size, judged=plan.judged // size, queries=64 // size,
+                trained=trained or plan.trained // size, judged=plan.judged // size, queries=64 // size,
             )  # fmt: skip
 
             def show(what: str, at: Any, task: Any = task, name: str = name) -> None:
                 bars.update(task, description=f"{name}, {what}", completed=at.step, total=at.steps)
+                lines.say(f"{name}, {what}: step {at.step} of {at.steps}")
 
             found = summary(contest(log, config, sizes, options, show, truth))
             results[Path(name).stem] = {
-                "command": f"aif evaluate --run --log {name}" + (" --small" if small else f" --seeds {seeds}"),
+                "command": f"aif evaluate --run --log {name}"
+                + (" --small" if small else f" --seeds {seeds}")
+                + (f" --trained {trained}" if trained else ""),
                 "seeds": list(options.seeds),
                 "minutes": round((time.monotonic() - started) / 60, 1),
                 "dimensions": asdict(config.dimensions),
@@ -141,6 +152,20 @@ def _measured(logs: tuple[str, ...], seeds: int, small: bool, quiet: bool) -> di
                 **found,
             }
     return results
+
+
+class _Lines:
+    """Progress where no terminal shows bars: a line on stderr now and then."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._next_s = 0.0
+
+    def say(self, what: str) -> None:
+        """Print it, unless something was printed lately."""
+        if self._wanted and time.monotonic() >= self._next_s:
+            click.echo(f"aif: {what}", err=True)
+            self._next_s = time.monotonic() + _SAY_EVERY_S
 
 
 def _opened(name: str, config: Any) -> tuple[Any, Any]:

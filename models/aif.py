@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,16 @@ from torch.nn import functional as F
 from domain.cross_features import CROSS_FEATURES
 from domain.tiers import group_table
 from models.config import ModelConfig
+from models.similarity import equal_bits, of_category, tier_counts
 from schemas.records import ACTIONS
 
 __all__ = [
     "AIF", "Batch", "Candidates", "Context", "Folded", "Head", "ItemEncoder", "ItemTower", "Past", "UserEncoder",
-    "UserPhase", "equal_bits", "of_category", "served", "tier_counts",
+    "UserPhase", "served",
 ]  # fmt: skip
+
+#: A column that hardly varies is not blown up.
+_SMALLEST_DEVIATION: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,16 @@ class Batch:
     weights: Tensor  #: [B, C] float32, 0 leaves a candidate out of the loss
 
     def newest(self, count: int) -> Batch:
-        """The same batch with at most `count` behaviours of each user, the newest."""
+        """The same batch with at most `count` behaviours of each user, the newest, and the items that are left."""
         if self.behaviours.shape[1] <= count:
             return self
+        behaviours = self.behaviours[:, :count]
+        used, place = torch.unique(torch.cat((behaviours.flatten(), self.candidates.flatten())), return_inverse=True)
         return replace(
-            self, behaviours=self.behaviours[:, :count], actions=self.actions[:, :count],
+            self, item_ids=self.item_ids[used], embedding=self.embedding[used], category=self.category[used],
+            numeric=self.numeric[used], signs=self.signs[used],
+            behaviours=place[: behaviours.numel()].view_as(behaviours),
+            candidates=place[behaviours.numel() :].view_as(self.candidates), actions=self.actions[:, :count],
             ages=self.ages[:, :count], present=self.present[:, :count],
         )  # fmt: skip
 
@@ -111,16 +120,28 @@ class Past(NamedTuple):
 class ItemEncoder(nn.Module):
     """Item features to the item vector."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.category = nn.Embedding(config.category_buckets, config.category_dim)
-        inputs = config.embedding_dim + config.category_dim + config.dimensions.item_numeric
+        columns = config.dimensions.item_numeric
+        # Of the numeric columns, as training met them first: counts and durations are of very different sizes.
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("scale", torch.ones(columns))
+        inputs = config.embedding_dim + config.category_dim + columns
         self.hidden = nn.Linear(inputs, config.tower_hidden)
         self.out = nn.Linear(config.tower_hidden, config.vector_dim)
 
+    def standardise(self, numeric: Tensor) -> None:
+        """From now on subtract the mean of these columns ([U, item_numeric]) and divide by their deviation."""
+        self.mean.copy_(numeric.mean(0))
+        self.scale.copy_(1 / numeric.std(0).clamp(min=_SMALLEST_DEVIATION))
+
     def vector(self, embedding: Tensor, category: Tensor, numeric: Tensor) -> Tensor:
         """[U, embedding_dim], [U], [U, item_numeric] -> [U, d]."""
-        x = torch.cat((embedding, self.category(category), numeric), dim=-1)  # [U, inputs]
+        x = torch.cat((embedding, self.category(category), (numeric - self.mean) * self.scale), dim=-1)  # [U, inputs]
         vector: Tensor = self.out(F.relu(self.hidden(x)))  # [U, d]
         return vector
 
@@ -358,33 +379,6 @@ class AIF(nn.Module):
 def served(values: Tensor) -> Tensor:
     """Values as an N2O record keeps them, rounded to bfloat16; the gradient passes as if they were not."""
     return values + (values.to(torch.bfloat16).to(torch.float32) - values).detach()
-
-
-def equal_bits(signs: Tensor, behaviour_signs: Tensor) -> Tensor:
-    """Equal bits of every candidate and behaviour ([B, C, m], [B, L, m] -> [B, C, L] int64), -1 where one has none."""
-    equal = (signs.shape[-1] + signs @ behaviour_signs.mT).long() // 2
-    both = signs[..., :1] * behaviour_signs[..., 0].unsqueeze(1)  # [B, C, L], 0 where one has no signature
-    return torch.where(both != 0, equal, -1)
-
-
-def tier_counts(equal: Tensor, actions: Tensor, groups: Tensor, tiers: int, bits: int) -> Tensor:
-    """SimTier: behaviours in each tier of similarity to a candidate, by group of actions.
-
-    equal [B, C, L] bits of `bits` (-1 for a pair without signatures), actions [B, L] codes, groups [actions, G] of 0
-    and 1 -> [B, C, G * T], group after group. Tier t holds similarities in [t/T, (t+1)/T), the last one 1.
-    """
-    member = F.embedding(actions, groups)  # [B, L, G]
-    tier = torch.where(equal < 0, -1, (equal * tiers // bits).clamp(max=tiers - 1))  # [B, C, L]
-    counts = [(tier == each).to(member.dtype) @ member for each in range(tiers)]  # T of [B, C, G]
-    if not counts:
-        return member.new_zeros(*equal.shape[:2], 0)
-    return torch.stack(counts, dim=-1).flatten(-2)
-
-
-def of_category(category: Tensor, categories: Tensor, rows: Tensor) -> Tensor:
-    """The row of each candidate's own category ([B, C], [B, K], [B, K, h] -> [B, C, h]), zeros where there is none."""
-    own = (category.unsqueeze(-1) == categories.unsqueeze(1)) & (category > 0).unsqueeze(-1)  # [B, C, K]
-    return own.to(rows.dtype) @ rows
 
 
 def _hidden(mask: Tensor) -> Tensor:

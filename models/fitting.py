@@ -1,8 +1,8 @@
 """The one training loop: any models, the same batches, each its own optimiser.
 
 Models that are compared see the same examples in the same order against the same drawn negatives; a batch is made once
-for all of them. Pointwise logistic loss, Adam. A teacher's chances may stand in for part of the labels (distillation),
-and its order may be taught beside them (alignment.py).
+for all of them. Pointwise logistic loss, Adam, a learning rate that falls linearly to nothing. A teacher's chances may
+stand in for part of the labels (distillation), and its order may be taught beside them (alignment.py).
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aif import Batch
+from models.aif import Batch, ItemEncoder
 from models.alignment import Alignment, drawn_lists
 from models.examples import Batches, Examples
 from schemas.errors import BadInput
 
 __all__ = ["Budget", "Distillation", "Progress", "fit", "reproducible"]
+
+#: Examples that inputs are standardised by.
+_SAMPLED: Final = 512
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Budget:
 
     epochs: int = 2
     batch_size: int = 512  #: examples per step
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-3  #: at the first step; it falls linearly to nothing at the last
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def fit(
         name: torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
         for name, model in models.items()
     }
+    _standardise(models, batches, known)
     per_epoch = -(-len(known) // budget.batch_size)
     steps = budget.epochs * per_epoch
     losses: dict[str, list[float]] = {name: [] for name in models}
@@ -80,6 +85,8 @@ def fit(
         order = generator.permutation(len(known))
         for number, chosen in enumerate(np.array_split(order, per_epoch), epoch * per_epoch + 1):
             chosen.sort()
+            for optimizer in optimizers.values():
+                optimizer.param_groups[0]["lr"] = budget.learning_rate * (1 - (number - 1) / steps)
             batch = batches.batch(known.take(chosen), generator)
             targets = _targets(batch, distillation)
             lists = drawn_lists(batches, known.take(chosen), alignment, lists_generator) if alignment else None
@@ -98,6 +105,16 @@ def fit(
                     )
             progress(Progress(number, steps, losses[name][-1]))
     return losses
+
+
+def _standardise(models: Mapping[str, nn.Module], batches: Batches, known: Examples) -> None:
+    """Tell the item encoders how large their numeric inputs are, by examples spread over the known ones."""
+    spread = np.linspace(0, len(known) - 1, min(len(known), _SAMPLED)).astype(np.int64)
+    numeric = batches.batch(known.take(spread), np.random.default_rng(0)).numeric
+    for model in models.values():
+        for part in model.modules():
+            if isinstance(part, ItemEncoder):
+                part.standardise(numeric)
 
 
 def _targets(batch: Batch, distillation: Distillation | None) -> Tensor:

@@ -44,13 +44,15 @@ class History:
     def before(self, positions: _Int, dims: Dimensions) -> UserInputs:
         """Inputs of the users of these events ([B] log positions), as of their times, from strictly earlier events.
 
-        L is `dims.long_behaviours`, whatever the users have.
+        L is the most that any of the users has, at least `dims.behaviours` and at most `dims.long_behaviours`.
         """
         events = self._events
         at_ms = events.time_ms[positions]
         place = self._known(positions, at_ms)
-        earlier = place[:, None] - 1 - np.arange(dims.long_behaviours)  # [B, L] newest first
-        present = earlier >= self._first[self._user[positions]][:, None]
+        first = self._first[self._user[positions]]
+        most = min(int((place - first).max(initial=0)), dims.long_behaviours)
+        earlier = place[:, None] - 1 - np.arange(max(most, dims.behaviours))  # [B, L] newest first
+        present = earlier >= first[:, None]
         source = self._order[np.maximum(earlier, 0)]
         elapsed = np.where(present, at_ms[:, None] - events.time_ms[source], 0)
         return UserInputs(

@@ -8,16 +8,17 @@ from torch.nn import functional as F
 
 from domain.cross_features import CROSS_FEATURES
 from domain.tiers import group_table
-from models.aif import Batch, equal_bits, of_category, tier_counts
+from models.aif import Batch
 from models.baselines.parts import Attention, Baseline, BaselineConfig, head
 from models.config import ModelConfig
+from models.similarity import equal_bits, of_category, tier_counts
 
 __all__ = ["Ranker", "similar_values"]
 
 
 class Ranker(Baseline):
-    """Two exact attentions over a long history, products with the item, tiers of similarity, and what was done in the
-    candidate's category, in a larger network.
+    """Two exact attentions over a long history, products with the item, tiers of similarity over AIF's longer one, and
+    what was done in the candidate's category, in a larger network.
 
     One attention learns its scores (DIN's unit), the other takes the cosine of the exact item embeddings.
     """
@@ -34,6 +35,7 @@ class Ranker(Baseline):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, C]."""
+        tiers = self._tiers(batch.newest(max(self.config.long_behaviours, self.sizes.long_behaviours)))
         batch = batch.newest(self.sizes.long_behaviours)
         inputs = self.inputs(batch, self.sizes.long_behaviours)
         item = inputs.item
@@ -41,20 +43,24 @@ class Ranker(Baseline):
         attended = self.attention(item, inputs.values, inputs.present)  # [B, C, d]
         cosine, known = _cosine(batch)
         similar = similar_values(cosine, known, inputs.values, self.sharpness)  # [B, C, d]
-        equal = equal_bits(inputs.signs, inputs.behaviour_signs)  # [B, C, L]
-        tiers = torch.log1p(
-            tier_counts(equal, batch.actions, self.groups, self.config.tiers, self.config.signature_bits)
-        )  # [B, C, G * T]
         category = of_category(batch.category[batch.candidates], batch.categories, batch.cross)  # [B, C, X]
         crossed = (user, item, user * item, attended, attended * item, similar, similar * item, tiers, category)
         logits: Tensor = self.head(torch.cat(crossed, dim=-1)).squeeze(-1)
         return logits
 
+    def _tiers(self, batch: Batch) -> Tensor:
+        """Tiers of similarity of all behaviours of the batch ([B, C, G * T])."""
+        theirs = F.embedding(batch.behaviours, batch.signs) * batch.present.unsqueeze(-1)  # [B, L, m]
+        equal = equal_bits(F.embedding(batch.candidates, batch.signs), theirs)  # [B, C, L]
+        bits, tiers = self.config.signature_bits, self.config.tiers
+        return torch.log1p(tier_counts(equal, batch.actions, self.groups, tiers, bits))
+
     def online_multiply_adds(self) -> int:
         """Both attentions, a byte operation per 8 bits of every behaviour, the head without its user and item parts."""
         d, (h1, h2), long = self.config.vector_dim, self.sizes.ranker_hidden, self.sizes.long_behaviours
         crossed = 5 * d + self.config.dimensions.tier_columns + CROSS_FEATURES
-        similarities = long * (self.config.signature_bits // 8 + self.config.embedding_dim + d)
+        compared = max(long, self.config.long_behaviours) * self.config.signature_bits // 8
+        similarities = compared + long * (self.config.embedding_dim + d)
         return self.attention.multiply_adds(long) + similarities + crossed * h1 + h1 * h2 + h2
 
 

@@ -11,12 +11,10 @@ from torch import Tensor
 from domain.bf16 import from_bf16, to_bf16
 from domain.cross_features import CROSS_FEATURES
 from domain.item_features import ITEM_NUMERIC
-from domain.tiers import group_table
-from models.aif import AIF, UserPhase, equal_bits, of_category, served, tier_counts
+from models.aif import AIF, UserPhase, served
 from models.config import ModelConfig
 from models.examples import Batches, examples_of
 from models.log import Log
-from schemas.records import ACTIONS
 
 _USERS, _CANDIDATES = 3, 5
 
@@ -125,6 +123,29 @@ def test_bridges_are_one_parameter_of_both_sides(config: ModelConfig) -> None:
     assert model.tower.bridges is model.user.bridges
 
 
+def test_numeric_columns_are_standardised(config: ModelConfig) -> None:
+    """Columns enter with mean 0 and deviation 1 once they are told, so that scale and offset do not matter; a column
+    that hardly varies is not blown up."""
+    tower, other = _model(config).tower, _model(config).tower
+    numeric = torch.rand(50, ITEM_NUMERIC)
+    numeric[:, 3] = 5 + 1e-4 * numeric[:, 3]
+    scales, offsets = 10 * torch.rand(ITEM_NUMERIC) + 1, torch.rand(ITEM_NUMERIC)
+    scales[3] = 1
+    tower.standardise(numeric)
+    other.standardise(numeric * scales + offsets)
+    embedding, category = torch.randn(50, config.embedding_dim), torch.zeros(50, dtype=torch.int64)
+    with torch.no_grad():
+        found, scaled = (
+            tower.vector(embedding, category, numeric),
+            other.vector(embedding, category, numeric * scales + offsets),
+        )
+    torch.testing.assert_close(found, scaled, rtol=1e-3, atol=1e-3)
+    entered = (numeric - tower.mean) * tower.scale
+    assert entered.mean(0).abs().max() < 1e-3
+    torch.testing.assert_close(entered.std(0)[4:], torch.ones(ITEM_NUMERIC - 4))
+    assert entered.std(0)[3] < 0.01
+
+
 def test_served_values_are_what_a_record_keeps() -> None:
     """Training rounds exactly as an N2O record does, and its gradient passes unchanged."""
     values = torch.randn(4096, requires_grad=True)
@@ -133,24 +154,6 @@ def test_served_values_are_what_a_record_keeps() -> None:
     np.testing.assert_array_equal(rounded.detach().numpy(), kept)
     rounded.sum().backward()
     assert values.grad is not None and (values.grad == 1).all()
-
-
-@pytest.mark.parametrize("tiers", [0, 1, 8])
-def test_tier_counts_are_of_signed_behaviours_by_group(tiers: int) -> None:
-    """Every signed behaviour counts once in each group of its action, in the tier of its share of equal bits."""
-    random = torch.Generator().manual_seed(2)
-    signs, past = (torch.randint(2, (2, n, 64), generator=random) * 2.0 - 1 for n in (3, 6))
-    signs[0, 2], past[1, 4], past[0, 0] = 0, 0, signs[0, 0]
-    actions = torch.randint(14, (2, 6), generator=random)
-    table = torch.from_numpy(group_table((ACTIONS[:7], ACTIONS[5:9]))).float()
-    found = tier_counts(equal_bits(signs, past), actions, table, tiers, 64)
-    expected = torch.zeros(2, 3, 2, tiers)
-    for user, candidate, place, group in np.ndindex(2, 3, 6, 2 if tiers else 0):
-        own, theirs = signs[user, candidate], past[user, place]
-        if own.any() and theirs.any() and table[actions[user, place], group]:
-            tier = min(tiers - 1, int((own == theirs).sum()) * tiers // 64)
-            expected[user, candidate, group, tier] += 1
-    torch.testing.assert_close(found, expected.flatten(-2))
 
 
 def test_attention_equals_its_formula(config: ModelConfig) -> None:
@@ -163,13 +166,6 @@ def test_attention_equals_its_formula(config: ModelConfig) -> None:
     chosen = head.attention_scores[torch.tensor([64, 32, 0])]
     torch.testing.assert_close(found[0, [0, 1, 3]], torch.softmax(chosen, dim=0))
     assert found[0, 2] == 0 and not found[1].any()
-
-
-def test_a_candidate_finds_the_row_of_its_category() -> None:
-    """The user's row of the candidate's own category, zeros where the user or the candidate has none."""
-    rows = torch.arange(1.0, 7).view(1, 3, 2)
-    found = of_category(torch.tensor([[9, 4, 0, 7]]), torch.tensor([[7, 9, 0]]), rows)
-    assert found.tolist() == [[[3, 4], [0, 0], [0, 0], [1, 2]]]
 
 
 _PARTS = {"bea": "none", "din": "none", "attention": False, "tiers": 0, "cross_categories": 0}

@@ -74,3 +74,23 @@ def test_a_penalty_is_part_of_one_models_loss(log: Log, config: ModelConfig) -> 
 
     (plain, other), (same, smaller) = lengths(False), lengths(True)
     assert (same, smaller < 0.99 * other) == (plain, True)
+
+
+class _Constant(nn.Module):
+    """One number for every candidate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(-9.0))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.logit.expand(batch.candidates.shape)
+
+
+def test_steps_shorten_towards_the_end(log: Log, config: ModelConfig) -> None:
+    """The learning rate falls linearly: with a gradient of one sign and size, each step is shorter by the same."""
+    model, at, known = _Constant(), [], examples_of(log).take(slice(0, 640))
+    positives = Batches(log, config, 1)
+    fit({"constant": model}, positives, known, Budget(1, 64, 0.01), 1, lambda _: at.append(model.logit.item()))
+    steps = np.diff([-9.0, *at])
+    np.testing.assert_allclose(steps, 0.01 * np.arange(10, 0, -1) / 10, rtol=0.05)

@@ -64,7 +64,7 @@ def test_training_sees_what_serving_would_have_given(drawn: list[tuple[int, int,
     found = History(log.events, lag_ms).before(np.arange(len(log.events)), _CONFIG.dimensions)
     assert len(found) == len(expected)
     for name in vars(found):
-        width = getattr(found, name).shape[1]  # serving gives as many places as it needs, training always the most
+        width = getattr(found, name).shape[1]  # as many places as the one that needs most of them
         columns = [getattr(each, name) for each in expected]
         column = np.concatenate([np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in columns])
         np.testing.assert_array_equal(getattr(found, name), column, err_msg=name)
