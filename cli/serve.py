@@ -61,12 +61,17 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--user-states-mb", default=256, show_default=True, type=click.IntRange(1), help="Memory of computed user states."
 )
+@click.option(
+    "--retrieval", type=click.Choice(["none", "popular", "exact", "approximate"]), default="none", show_default=True,
+    help="What each process keeps to take candidates from: popular items, or also an index of item vectors.",
+)  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
 def command(
     deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int,
     filters: Path | None, token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
-    keep_answers: float, answers_on_disk: bool, user_states_mb: int, kernel: str | None,
+    keep_answers: float, answers_on_disk: bool, user_states_mb: int, retrieval: str,
+    kernel: str | None,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
@@ -103,5 +108,5 @@ def command(
     samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if on_disk else None)
     serve(
         deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, user_states_mb,
-        workers,
+        workers, retrieval,
     )  # fmt: skip
