@@ -44,7 +44,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.FloatRange(0, 1),
     help="Share of answers that are kept for `aif why`.",
 )
-@click.option("--answers-on-disk", is_flag=True, help="Keep them in <data-dir>/answers too, at most 256 MiB.")
+@click.option(
+    "--answers-on-disk",
+    is_flag=True,
+    help="Keep them in <data-dir>/answers too, at most 256 MiB; done anyway with several workers.",
+)
 @click.option(
     "--kernel",
     envvar="AIF_KERNEL",
@@ -57,12 +61,17 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--user-states-mb", default=256, show_default=True, type=click.IntRange(1), help="Memory of computed user states."
 )
+@click.option(
+    "--retrieval", type=click.Choice(["none", "popular", "exact", "approximate"]), default="none", show_default=True,
+    help="What each process keeps to take candidates from: popular items, or also an index of item vectors.",
+)  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
 def command(
     deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int,
     filters: Path | None, token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
-    keep_answers: float, answers_on_disk: bool, user_states_mb: int, kernel: str | None,
+    keep_answers: float, answers_on_disk: bool, user_states_mb: int, retrieval: str,
+    kernel: str | None,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
@@ -94,8 +103,10 @@ def command(
     local = deployment.data_dir / "tables"
     exposure = Exposure(host, port, read_token(token_file, os.environ.get("AIF_TOKEN")), tls_cert, tls_key, insecure)
     declared = Filters.read(filters) if filters else NO_FILTERS
-    samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if answers_on_disk else None)
+    # Whoever asks for a kept answer cannot choose the process: of several, `aif why` reads the folder.
+    on_disk = answers_on_disk or workers > 1
+    samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if on_disk else None)
     serve(
         deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, user_states_mb,
-        workers,
+        workers, retrieval,
     )  # fmt: skip

@@ -33,6 +33,7 @@ class Answer:
     left_out: npt.NDArray[np.int64]  #: indices of candidates that filters refused
     sample_id: int = 0  #: 0: not kept
     explanation: dict[str, Any] | None = None
+    after_applied: bool | None = None  #: whether the event that was waited for is contained; None: none was
 
     @property
     def ranked(self) -> Ranked:
@@ -62,6 +63,8 @@ class Answer:
             "items": self._items(item_of),
             "stages_ms": {stage: round(spent, 3) for stage, spent in clock.ms.items()},
         }
+        if self.after_applied is not None:
+            answer["after_applied"] = self.after_applied
         if self.sample_id:
             answer["sample_id"] = f"{self.sample_id:016x}"
         if self.explanation is not None:

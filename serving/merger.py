@@ -170,17 +170,23 @@ class Merger:
     async def rank(self, ask: Ask, retriever: Retriever, count: int, top_k: int, clock: StageClock) -> Merged:
         """Prepare, retrieve at most `count` candidates meanwhile, score them."""
         begun = self.prepare(ask)
+        candidates = await self.candidates(begun, retriever, count, clock)
+        return await self.score(begun, candidates, top_k, clock)
+
+    async def candidates(
+        self, begun: Begun, retriever: Retriever, count: int, clock: StageClock
+    ) -> npt.NDArray[np.int64]:
+        """At most `count` candidates of a retriever, and no more than the request's quality allows."""
         last = self.users.states.last(begun.pending.key)
         wanted = Wanted(
             begun.version, begun.pending.asked.head, last.taste if last else None, min(count, begun.quality.candidates)
         )
         with clock.time("feature_retrieval"):
-            candidates = await retriever.candidates(wanted)
-        return await self.score(begun, candidates, top_k, clock)
+            return await retriever.candidates(wanted)
 
     def history(self, asked: Asked) -> npt.NDArray[Any]:
         """The behaviours that a user phase reads, newest first ([L] BEHAVIOUR_DTYPE)."""
-        return history_of(self._store.users, asked)
+        return history_of(self._store.users, asked)[1]
 
     def popularity(self, version: Version, records: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Scores of records ([n] of the version's layout) for a user without a row ([n] float32)."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 from domain.sequence import SEQUENCE
 from schemas.records import ACTIONS
 from serving.binary import MOST_CANDIDATES
-from serving.rank_request import MOST_REQUESTS
+from serving.rank_request import MOST_REQUESTS, SOURCES
 from serving.stages import STAGES
 from serving.user_side import How
 
@@ -65,8 +65,11 @@ _FILTERS: Final = _object(
     "What to leave out; it only tightens the server's own.",
 )
 _RANK_REQUEST: Final = _object(
-    {"user_id": _ENTITY, "candidates": _array(_ENTITY, minItems=1, maxItems=MOST_CANDIDATES)},
+    {"user_id": _ENTITY},
     {
+        "candidates": _array(_ENTITY, minItems=1, maxItems=MOST_CANDIDATES),
+        "after": _maybe(_object({"partition": _within(0, 2**31 - 1), "offset": _TIME})),
+        "retrieve": _maybe(_object({"from": {"enum": list(SOURCES)}}, {"count": _maybe(_within(1, MOST_CANDIDATES))})),
         "top_k": _maybe(_within(1, MOST_CANDIDATES)),
         "at_ms": _maybe(_TIME),
         "deadline_ms": _maybe(_within(1, 60_000)),
@@ -95,7 +98,7 @@ _RANK_ANSWER: Final = _object(
         "items": _array(reference("RankedItem"), maxItems=MOST_CANDIDATES),
         "stages_ms": _object(dict.fromkeys(STAGES, _NUMBER)),
     },
-    {"sample_id": _VERSION, "explanation": reference("Explanation")},
+    {"sample_id": _VERSION, "explanation": reference("Explanation"), "after_applied": _TRUTH},
 )
 _SIMILAR: Final = _object(
     {

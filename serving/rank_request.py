@@ -15,14 +15,27 @@ from schemas.errors import BadInput
 from serving.binary import MOST_CANDIDATES, decode_request
 from serving.json_fields import EntityRef, boolean, entity_of, integer, kind_of, known_fields
 from serving.post_processing import NO_FILTERS, Filters
+from serving.progress import Token
 
-__all__ = ["MOST_REQUESTS", "RankRequest", "parse_batch"]
+__all__ = ["MOST_REQUESTS", "SOURCES", "RankRequest", "Retrieve", "parse_batch"]
 
 #: Requests of one batch; their candidates together are at most MOST_CANDIDATES.
 MOST_REQUESTS: Final = 64
 
 _FIELDS: Final = frozenset(
-    {"user_id", "candidates", "top_k", "at_ms", "deadline_ms", "behaviours", "explain", "filters", "model_version"}
+    {
+        "user_id",
+        "candidates",
+        "top_k",
+        "at_ms",
+        "deadline_ms",
+        "behaviours",
+        "explain",
+        "after",
+        "retrieve",
+        "filters",
+        "model_version",
+    }
 )
 _INT64: Final = range(-(2**63), 2**63)
 #: Times that windows can be read at (domain/windows.py).
@@ -30,8 +43,22 @@ _TIMES_MS: Final = range(0, 2**62)
 _VERSION: Final = re.compile("[0-9a-f]{16}")
 _BEHAVIOURS: Final = range(1, SEQUENCE + 1)
 _DEADLINES_MS: Final = range(1, 60_001)
+_PARTITIONS: Final = range(0, 2**31)
+#: Candidates that are retrieved where a request does not say.
+_RETRIEVED: Final = 1000
 
 Ids = npt.NDArray[np.int64]
+_NONE: Final[Ids] = np.zeros(0, dtype=np.int64)
+#: What `from` of `retrieve` may be.
+SOURCES: Final = ("popular", "nearest")
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    """Where the server is to take candidates from, and how many."""
+
+    source: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,8 @@ class RankRequest:
     behaviours: int | None = None  #: how many of the newest to read; None lets the deadline decide
     written: list[EntityRef] | None = None  #: [n] the candidates as written, where that is not their ids
     places: Ids | None = None  #: [given] index in `candidate_ids` of every candidate given; None where all are distinct
+    retrieve: Retrieve | None = None  #: instead of candidates, which then come later
+    after: Token | None = None  #: a user event that the answer is to contain, if it comes in time
     in_request_order: bool = False
     explain: bool = False
     model_version: str | None = None  #: the only one whose answer is wanted
@@ -72,17 +101,21 @@ class RankRequest:
         checked = known_fields(fields, _FIELDS, where)
         if "user_id" not in checked:
             raise BadInput("field 'user_id' is missing: an integer or a string")
-        ids, written, places = _candidates(checked)
+        retrieve = _retrieve(checked)
+        ids, written, places = _candidates(checked) if retrieve is None else (_NONE, None, None)
+        most = len(ids) if retrieve is None else retrieve.count
         return cls(
             user=checked["user_id"],
             user_id=entity_of(checked["user_id"], "user_id"),
             candidate_ids=ids,
-            top_k=min(integer(checked, "top_k", range(1, MOST_CANDIDATES + 1)) or len(ids), len(ids)),
+            top_k=min(integer(checked, "top_k", range(1, MOST_CANDIDATES + 1)) or most, most),
             at_ms=integer(checked, "at_ms", _TIMES_MS),
             deadline_ms=integer(checked, "deadline_ms", _DEADLINES_MS),
             behaviours=integer(checked, "behaviours", _BEHAVIOURS),
             written=written,
             places=places,
+            retrieve=retrieve,
+            after=_after(checked),
             explain=boolean(checked, "explain"),
             model_version=_version(checked),
             filters=Filters.parse(checked.get("filters"), "filters"),
@@ -120,7 +153,7 @@ def parse_batch(body: bytes) -> list[RankRequest] | RankRequest:
             requests.append(RankRequest.of(each, "a request"))
         except BadInput as error:
             raise BadInput(f"requests[{index}]: {error}") from error
-    if (count := sum(len(each.candidate_ids) for each in requests)) > MOST_CANDIDATES:
+    if (count := sum(_size(each) for each in requests)) > MOST_CANDIDATES:
         raise BadInput(f"a batch has at most {MOST_CANDIDATES} candidates, this one {count}: send it in parts")
     return requests
 
@@ -132,6 +165,10 @@ def _version(fields: dict[str, Any]) -> str | None:
     return version
 
 
+def _size(request: RankRequest) -> int:
+    return len(request.candidate_ids) if request.retrieve is None else request.retrieve.count
+
+
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
@@ -140,6 +177,29 @@ def _json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise BadInput(f"the body must be a JSON object, not {kind_of(fields)}")
     return fields
+
+
+def _after(fields: dict[str, Any]) -> Token | None:
+    """Field `after`. Raises BadInput."""
+    if fields.get("after") is None:
+        return None
+    asked = known_fields(fields["after"], frozenset({"partition", "offset"}), "'after'")
+    partition, offset = integer(asked, "partition", _PARTITIONS), integer(asked, "offset", _TIMES_MS)
+    if partition is None or offset is None:
+        raise BadInput("'after' must have the 'partition' and 'offset' of a record of user-events")
+    return Token(partition, offset)
+
+
+def _retrieve(fields: dict[str, Any]) -> Retrieve | None:
+    """Field `retrieve`. Raises BadInput, also where there are candidates as well."""
+    if fields.get("retrieve") is None:
+        return None
+    if fields.get("candidates") is not None:
+        raise BadInput("give 'candidates' or 'retrieve', not both")
+    asked = known_fields(fields["retrieve"], frozenset({"from", "count"}), "'retrieve'")
+    if asked.get("from") not in SOURCES:
+        raise BadInput(f"'from' of 'retrieve' must be {' or '.join(SOURCES)}, not {asked.get('from')!r}")
+    return Retrieve(asked["from"], integer(asked, "count", range(1, MOST_CANDIDATES + 1)) or _RETRIEVED)
 
 
 def _candidates(fields: dict[str, Any]) -> tuple[Ids, list[EntityRef] | None, Ids | None]:

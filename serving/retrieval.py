@@ -10,6 +10,7 @@ nothing that serving does not hold. Both kinds answer from the version that the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -21,16 +22,31 @@ from domain.n2o import Flag
 from domain.user_row import behaviours_of
 from schemas.errors import BadInput, Unavailable
 from schemas.records import UserHead
-from serving.neighbours import ItemIndex
+from serving.neighbours import Approximate, Base, Exact, ItemIndex
 from serving.versions import Version
 
-__all__ = ["Catalogue", "Given", "Nearest", "Popular", "Retriever", "Shelf", "Wanted"]
+__all__ = [
+    "KINDS",
+    "Catalogue",
+    "Given",
+    "Nearest",
+    "Popular",
+    "Retriever",
+    "Shelf",
+    "Wanted",
+    "catalogue_of",
+    "retrievers_of",
+    "rows_of",
+]
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 #: Newest behaviours whose items' vectors are asked by; more would cost a search each.
 _QUERIES: Final = 8
+_AT_A_TIME: Final = 8192
+#: What a server may keep to retrieve from: nothing, popular items, or these and an index of vectors.
+KINDS: Final = ("none", "popular", "exact", "approximate")
 #: Most items that popularity keeps; as many as a request may have.
 MOST_POPULAR: Final = 10_000
 
@@ -46,7 +62,7 @@ class Wanted:
 
 
 class Retriever(Protocol):
-    """A source of candidates. Network retrievers await; the built-in ones take up to a few milliseconds in a thread."""
+    """A source of candidates: one that asks over a network awaits, one that searches does so in a thread."""
 
     async def candidates(self, wanted: Wanted) -> Ids:
         """Distinct item ids ([<= count] int64), best first."""
@@ -89,6 +105,11 @@ class Catalogue:
         self._new_index = new_index
         self._shelves: dict[int, Shelf] = {}  #: by version tag
 
+    @property
+    def has_index(self) -> bool:
+        """Whether nearest neighbours can be asked for."""
+        return self._new_index is not None
+
     def refresh(self, versions: list[Version]) -> None:
         """Make the shelves of these versions as of now, and drop all others."""
         for version in versions:
@@ -123,6 +144,25 @@ class Catalogue:
         return ids[np.lexsort((ids, -scores))][:MOST_POPULAR]
 
 
+def catalogue_of(kind: str, score: Callable[[Version, npt.NDArray[Any]], Floats]) -> Catalogue:
+    """The catalogue of a kind of KINDS but `none`."""
+    bases: dict[str, Callable[[Version], Base]] = {
+        "exact": lambda version: Exact(),
+        "approximate": lambda version: Approximate(version.layout.vector_dim),
+    }
+    if kind == "popular":
+        return Catalogue(rows_of, score, None)
+    return Catalogue(rows_of, score, lambda version: ItemIndex(version.layout, lambda: bases[kind](version)))
+
+
+def retrievers_of(catalogue: Catalogue | None) -> dict[str, Retriever]:
+    """What a request may ask for."""
+    if catalogue is None:
+        return {}
+    popular: dict[str, Retriever] = {"popular": Popular(catalogue)}
+    return {**popular, "nearest": Nearest(catalogue)} if catalogue.has_index else popular
+
+
 @dataclass(frozen=True)
 class Popular:
     """What scores highest for somebody unknown."""
@@ -145,11 +185,25 @@ class Nearest:
         shelf = self.catalogue.shelf(wanted.version)
         if shelf.index is None:
             raise BadInput("this server keeps no index of vectors: start it with one, or send candidates")
-        near = shelf.index.search(queries_of(wanted), wanted.count)
+        near = await asyncio.to_thread(_near, shelf.index, wanted)
         if len(near) == wanted.count:
             return near
         more = shelf.popular[~np.isin(shelf.popular, near)]
         return np.concatenate((near, more))[: wanted.count]
+
+
+def rows_of(version: Version) -> Iterator[npt.NDArray[Any]]:
+    """All records of a version, some thousands at a time: what a catalogue reads."""
+    ids, stride = version.slab.ids(), version.layout.stride
+    for start in range(0, len(ids), _AT_A_TIME):
+        some = ids[start : start + _AT_A_TIME]
+        raw = np.empty((len(some), stride), dtype=np.uint8)
+        known = version.slab.gather(some, raw)
+        yield raw[known].view(version.layout.dtype)[:, 0]
+
+
+def _near(index: ItemIndex, wanted: Wanted) -> Ids:
+    return index.search(queries_of(wanted), wanted.count)
 
 
 def queries_of(wanted: Wanted) -> Floats:

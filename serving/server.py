@@ -29,6 +29,7 @@ from serving.metrics import Metrics
 from serving.post_processing import Filters
 from serving.processes import Processes
 from serving.progress import Progress
+from serving.retrieval import catalogue_of, retrievers_of
 from serving.samples import Samples
 from serving.service import Service
 from serving.slab import compile_slabs
@@ -53,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 def serve(
     deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples,
-    user_states_mb: int, workers: int,
+    user_states_mb: int, workers: int, retrieval: str,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
@@ -69,7 +70,7 @@ def serve(
     compile_slabs()
     _prepare_state(deployment)
     feeder = Feeder(deployment, tables, gate)
-    scorer = partial(score, deployment, listener, exposure, gate, filters, samples, user_states_mb << 20)
+    scorer = partial(score, deployment, listener, exposure, gate, filters, samples, user_states_mb << 20, retrieval)
     scorers: list[tuple[str, Callable[[], None]]] = [(f"scoring process {number}", scorer) for number in range(workers)]
     Processes([[("the feeder", feeder.run)], scorers]).run(_DRAIN_S + _MARGIN_S)
     listener.close()
@@ -78,7 +79,7 @@ def serve(
 
 def score(
     deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters,
-    samples: Samples, user_state_bytes: int,
+    samples: Samples, user_state_bytes: int, retrieval: str,
 ) -> None:  # fmt: skip
     """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
@@ -96,8 +97,10 @@ def score(
     ):
         merger = Merger.of(store, versions, scorers, phases, user_state_bytes)
         metrics.registry.register(MergerMetrics(merger.users))
-        upkeep = Upkeep(versions, merger.users, merger.speeds, None, _SWEEP_S)
-        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples)
+        catalogue = None if retrieval == "none" else catalogue_of(retrieval, merger.popularity)
+        upkeep = Upkeep(versions, merger.users, merger.speeds, catalogue, _SWEEP_S)
+        retrievers = retrievers_of(catalogue)
+        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers)
         limits = Limits()
         config = uvicorn.Config(
             create_app(service, metrics, freshness, limits, exposure.token),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Final
@@ -14,7 +14,7 @@ import numpy as np
 from domain.n2o import Flag
 from domain.user_features import user_inputs
 from schemas.deployment import Deployment
-from schemas.errors import Unavailable
+from schemas.errors import BadInput, Unavailable
 from serving.answers import Answer
 from serving.deadline import NEVER, Deadline
 from serving.explain import MOST_EXPLAINED, User, explained
@@ -22,8 +22,9 @@ from serving.lookups import Lookups
 from serving.merger import Ask, Begun, Merger
 from serving.metrics import Metrics
 from serving.post_processing import NO_FILTERS, Filters, check_scores
-from serving.progress import Progress
-from serving.rank_request import RankRequest
+from serving.progress import Progress, Token
+from serving.rank_request import RankRequest, Retrieve
+from serving.retrieval import Retriever
 from serving.samples import Samples
 from serving.scorer import Ranked
 from serving.stages import StageClock
@@ -33,6 +34,9 @@ from serving.versions import Versions
 
 __all__ = ["Service"]
 
+#: How long a request without a deadline waits for an event, and how often it looks.
+_MOST_WAIT_MS: Final = 1000.0
+_LOOK_S: Final = 0.001
 _NOBODY: Final = np.empty(0, dtype=np.int64)
 
 
@@ -50,6 +54,7 @@ class Service:
         merger: Merger | None = None,
         scorers: Executor | None = None,
         samples: Samples | None = None,
+        retrievers: Mapping[str, Retriever] | None = None,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.versions = versions
@@ -60,6 +65,7 @@ class Service:
         self._filters = filters
         self._scorers = scorers
         self.samples = Samples() if samples is None else samples
+        self._retrievers = retrievers or {}
         self.merger = merger or Merger.of(store, versions)
 
     async def rank(self, request: RankRequest, clock: StageClock) -> Answer:
@@ -67,12 +73,19 @@ class Service:
 
         Raises as `rank_here`.
         """
+        if request.after is not None:
+            applied = await self._reached(request.after, request, clock)
+            return replace(await self.rank(replace(request, after=None), clock), after_applied=applied)
+        begun = None
+        if request.retrieve is not None:
+            begun = self._begin(request, clock)
+            request = await self._with_candidates(request, request.retrieve, begun, clock)
         if self._scorers is None:
-            return self.rank_here(request, clock)
+            return self.rank_here(request, clock, begun)
         loop = asyncio.get_running_loop()
         if self._to_keep(request):
             return await loop.run_in_executor(self._scorers, self._kept, request, clock)
-        begun = self._begin(request, clock)
+        begun = begun or self._begin(request, clock)
         await self.merger.arrive(begun, len(request.candidate_ids), clock)
         return await loop.run_in_executor(self._scorers, self.rank_here, request, clock, begun)
 
@@ -84,6 +97,31 @@ class Service:
         if begun is None and self._to_keep(request):
             return self._kept(request, clock)
         return self._answer(request, begun or self._begin(request, clock), clock)
+
+    async def _reached(self, token: Token, request: RankRequest, clock: StageClock) -> bool:
+        """Wait until an event is applied, half of the deadline at most; says whether it is."""
+        left_ms = _MOST_WAIT_MS if request.deadline_ms is None else request.deadline_ms / 2 - clock.total_ms()
+        deadline = Deadline.after(left_ms)
+        with clock.time("feature_retrieval"):
+            # The feeder is another process: nothing here could be woken.
+            while not (reached := self.progress.reached(self._store, token)) and deadline.left_ms() > 0:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_S)
+        return reached
+
+    async def _with_candidates(
+        self, request: RankRequest, wanted: Retrieve, begun: Begun, clock: StageClock
+    ) -> RankRequest:
+        """The request with retrieved candidates. Raises BadInput where this server does not retrieve that way, and
+        Unavailable while there is nothing to retrieve."""
+        retriever = self._retrievers.get(wanted.source)
+        if retriever is None:
+            raise BadInput(
+                f"this server does not retrieve {wanted.source!r}: start it with --retrieval, or send candidates"
+            )
+        found = await self.merger.candidates(begun, retriever, wanted.count, clock)
+        if not len(found):
+            raise Unavailable(f"version {begun.version.name} has no item to retrieve yet")
+        return replace(request, candidate_ids=found, top_k=min(request.top_k, len(found)))
 
     def _to_keep(self, request: RankRequest) -> bool:
         return request.explain or self.samples.wanted()

@@ -93,6 +93,12 @@ class Slab:
         """Bytes of rows, checksums and index."""
         return len(self) * (self.stride + 8) + self._index[1].nbytes
 
+    def ids(self) -> Words:
+        """Ids of the rows ([n] int64, in no order). Those that come or go meanwhile may be there or not."""
+        self.gather(np.empty(0, dtype=np.int64), np.empty((0, self.stride), dtype=np.uint8))  # follows a new index
+        entries = self._index[1]
+        return np.array(entries[entries[:, 1] >= kernel.FIRST_SLOT, 0])
+
     def gather(self, ids: npt.NDArray[np.int64], out: Records) -> npt.NDArray[np.bool_]:
         """Copy the row of each id ([n] int64) into `out` ([n, stride] uint8).
 

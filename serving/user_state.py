@@ -16,12 +16,15 @@ import numpy.typing as npt
 
 from domain.sequence import BEHAVIOUR_DTYPE, SEQUENCE
 from domain.user_features import user_inputs
+from schemas.records import UserHead
 from serving.kernels import Prepared, prepare
 from serving.user_side import Asked
 from serving.users import UserStore
 from serving.versions import Version
 
 __all__ = ["StateMaker", "UserState", "history_of"]
+
+_Row = tuple[UserHead | None, npt.NDArray[Any]]
 
 _NOTHING: Final = np.zeros(0, dtype=BEHAVIOUR_DTYPE)
 
@@ -50,18 +53,18 @@ class StateMaker:
 
     def __call__(self, version: Version, asked: Sequence[Asked]) -> list[UserState]:
         """The states of some users, in their order. Raises Corrupt where a row contradicts itself."""
-        histories = [history_of(self._users, each) for each in asked]
+        rows = [history_of(self._users, each) for each in asked]
         states: list[UserState | None] = [None] * len(asked)
-        for places in _alike([len(each) for each in histories], version.sizes.behaviours):
-            made = self._run(version, [asked[place] for place in places], [histories[place] for place in places])
+        for places in _alike([len(behaviours) for _, behaviours in rows], version.sizes.behaviours):
+            at_ms = np.array([asked[place].at_ms for place in places], dtype=np.int64)
+            made = self._run(version, [rows[place] for place in places], at_ms)
             for place, state in zip(places, made, strict=True):
                 states[place] = state
         return [state for state in states if state is not None]
 
-    def _run(self, version: Version, asked: Sequence[Asked], histories: Sequence[npt.NDArray[Any]]) -> list[UserState]:
+    def _run(self, version: Version, rows: Sequence[_Row], at_ms: npt.NDArray[np.int64]) -> list[UserState]:
         sizes, layout = version.sizes, version.layout
-        at_ms = np.array([each.at_ms for each in asked], dtype=np.int64)
-        inputs = user_inputs([each.head for each in asked], histories, at_ms, sizes)
+        inputs = user_inputs([head for head, _ in rows], [behaviours for _, behaviours in rows], at_ms, sizes)
         ids = inputs.item_ids.reshape(-1)
         raw = np.empty((len(ids), layout.stride), dtype=np.uint8)
         known = version.slab.gather(ids, raw).reshape(inputs.item_ids.shape) & inputs.present
@@ -79,14 +82,19 @@ class StateMaker:
         ]
 
 
-def history_of(users: UserStore, asked: Asked) -> npt.NDArray[Any]:
-    """The newest behaviours that a user had at the asked time, newest first ([<= asked] BEHAVIOUR_DTYPE)."""
+def history_of(users: UserStore, asked: Asked) -> _Row:
+    """The user's row, and the newest behaviours at the asked time, newest first ([<= asked] BEHAVIOUR_DTYPE).
+
+    Both are of one moment, which may be later than when the request found its row; None where that is gone since.
+    """
     if asked.head is None or not asked.behaviours:
-        return _NOTHING
+        return asked.head, _NOTHING
     # A time before the row's newest event hides some of the newest behaviours: only then the rest is read too.
     past = asked.at_ms < asked.head["newest_event_time_ms"]
-    found = users.behaviours(asked.user_id, SEQUENCE if past else asked.behaviours)
-    return found[found["event_time_ms"] <= asked.at_ms][: asked.behaviours]
+    row = users.read(asked.user_id, SEQUENCE if past else asked.behaviours)
+    if row is None:
+        return None, _NOTHING
+    return row.head, row.behaviours[row.behaviours["event_time_ms"] <= asked.at_ms][: asked.behaviours]
 
 
 def _alike(lengths: Sequence[int], fewest: int) -> list[list[int]]:

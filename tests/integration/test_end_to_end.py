@@ -124,10 +124,8 @@ def test_scores_are_those_of_the_model_that_was_trained(system: System, model: T
         expected = recompute.scores(user, at_ms, candidates)
         answer = system.rank(user, candidates, at_ms=at_ms)
         assert answer["model_version"] == model.version and answer["user_known"]
-        assert (
-            answer["behaviours_used"] == min(len(shop.users[user]), model.dimensions.long_behaviours)
-            and not answer["behaviours_missing"]
-        )
+        read = min(len(shop.users[user]), model.model.config.dimensions.long_behaviours)
+        assert (answer["behaviours_used"], answer["behaviours_missing"]) == (read, 0)
         assert_ranked(answer, candidates, expected.tolist(), 500)
         best = system.rank(user, candidates, at_ms=at_ms, top_k=50)
         assert best["items"] == answer["items"][:50]

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from domain.quality import Costs, Quality
-from schemas.errors import Corrupt, Unavailable
+from schemas.errors import BadInput, Corrupt, Unavailable
+from serving import service
 from serving.deadline import Deadline
 from serving.merger import Ask, Merger
-from serving.neighbours import Exact, ItemIndex
-from serving.retrieval import Catalogue, Given, Nearest, Popular
+from serving.rank_request import RankRequest
+from serving.retrieval import Catalogue, Given, Nearest, Popular, catalogue_of, retrievers_of
 from serving.scorer import Scorer
 from serving.stages import StageClock
 from serving.user_side import Asked, How, UserSide
 from serving.user_state import StateMaker
 from serving.user_states import UserStates
-from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, user_rows
+from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, user_rows, watermark_row
 
 ITEMS = range(100, 140)
 CANDIDATES = np.array(range(100, 130), dtype=np.int64)
@@ -181,19 +182,10 @@ def test_without_a_live_version_there_is_no_answer(world) -> None:
         merger(world).prepare(ask())
 
 
-def catalogue(live, under_test: Merger, nearest: bool = True) -> Catalogue:
+def catalogue(live, under_test: Merger, kind: str = "exact") -> Catalogue:
     """A catalogue over the world's slab, refreshed."""
-    version = live.versions.live
-
-    def rows(version):
-        ids = np.array(ITEMS, dtype=np.int64)
-        raw = np.empty((len(ids), version.layout.stride), dtype=np.uint8)
-        version.slab.gather(ids, raw)
-        yield raw.view(version.layout.dtype)[:, 0]
-
-    new_index = (lambda version: ItemIndex(version.layout, Exact)) if nearest else None
-    made = Catalogue(rows, under_test.popularity, new_index)
-    made.refresh([version])
+    made = catalogue_of(kind, under_test.popularity)
+    made.refresh([live.versions.live])
     return made
 
 
@@ -241,3 +233,54 @@ def test_a_version_without_a_shelf_says_so(live, make_artifact) -> None:
     live.go_live(make_artifact(4), ITEMS)
     with pytest.raises(Unavailable, match="being indexed"):
         ranked(under_test, Popular(shelves))
+
+
+def test_a_request_may_leave_retrieval_to_the_server(live) -> None:
+    """`retrieve` takes candidates from the shelf; what this server does not keep is refused with what to do."""
+    service, shelves = live.service, catalogue(live, live.service.merger)
+    near, popular = (
+        RankRequest.of({"user_id": 1, "at_ms": NOW_MS, "top_k": 3, "retrieve": retrieve})
+        for retrieve in ({"from": "nearest", "count": 7}, {"from": "popular"})
+    )
+    with pytest.raises(BadInput, match="--retrieval"):
+        asyncio.run(service.rank(near, StageClock()))
+    service._retrievers = retrievers_of(shelves)
+    answer = asyncio.run(service.rank(near, StageClock()))
+    assert len(answer.merged.candidates) == 7
+    assert len(answer.order) == 3
+    assert asyncio.run(service.rank(popular, StageClock())).merged.candidates.tolist()[:5] == (
+        shelves.shelf(live.versions.live).popular[:5].tolist()
+    )
+    assert list(retrievers_of(catalogue(live, service.merger, "popular"))) == ["popular"]
+    assert retrievers_of(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"retrieve": {"from": "nowhere"}}, "popular or nearest"),
+        ({"retrieve": {"count": 5}}, "popular or nearest"),
+        ({"retrieve": {"from": "popular", "count": 0}}, "count"),
+        ({"retrieve": {"from": "popular"}, "candidates": [1]}, "not both"),
+    ],
+)
+def test_a_wrong_retrieval_is_refused(fields, says) -> None:
+    """Each rule of `retrieve` is named when it is broken."""
+    with pytest.raises(BadInput, match=says):
+        RankRequest.of({"user_id": 1, **fields})
+
+
+def test_an_answer_waits_for_an_event_within_bounds(live, monkeypatch) -> None:
+    """With `after` an answer contains the event where that is applied in time, and says where it is not."""
+
+    def asked(offset: int) -> bool | None:
+        request = RankRequest.of({"user_id": 1, "candidates": [100], "after": {"partition": 0, "offset": offset}})
+        return asyncio.run(live.service.rank(request, StageClock())).after_applied
+
+    live.apply("users", watermark_row())
+    assert asked(8) is True
+    monkeypatch.setattr(service, "_MOST_WAIT_MS", 5.0)
+    assert asked(9) is False
+    assert live.rank([100]).get("after_applied") is None
+    with pytest.raises(BadInput, match="offset"):
+        asked(-1)

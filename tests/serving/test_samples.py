@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from cli.serve import command
 from schemas.deployment import Deployment
 from serving.api import create_app
 from serving.samples import Samples
@@ -121,3 +123,18 @@ def test_samples_are_served(world, make_artifact) -> None:
     check("Sample", client.get(f"/v1/answers/{said[0]}").json())
     assert client.get("/v1/answers/0000000000000000").status_code == 404
     assert client.get("/v1/answers/xyz").status_code == 400
+
+
+def test_several_processes_keep_their_answers_on_disk(tmp_path, monkeypatch) -> None:
+    """One process keeps them in memory unless told otherwise; of several, nobody knows which one to ask."""
+    folders = []
+    monkeypatch.setattr("serving.server.serve", lambda *given: folders.extend(samples_of(given)))
+    for options in (["--workers", "1"], ["--workers", "2"], ["--answers-on-disk"]):
+        done = CliRunner().invoke(command, [*options, "--data-dir", str(tmp_path)], env={"AIF_TOKEN": ""})
+        assert done.exit_code == 0, done.output
+    assert folders == [None, tmp_path / "answers", tmp_path / "answers"]
+
+
+def samples_of(given: tuple) -> list:
+    """The folder of the samples among the arguments of `serve`."""
+    return [each._folder for each in given if isinstance(each, Samples)]

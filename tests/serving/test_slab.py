@@ -64,6 +64,15 @@ def read(slab: Slab, ids) -> list[int | None]:
     return [int(row["source_offset"]) if is_known else None for row, is_known in zip(records, known, strict=True)]
 
 
+def test_ids_are_those_that_have_a_row(files) -> None:
+    """Listed ids follow puts, removals and a larger index that comes while the slab is open."""
+    slab = files.slab()
+    assert not len(slab.ids())
+    files.writer.put(rows(range(-50, 5000)))
+    files.writer.delete(np.arange(0, 4000))
+    assert sorted(slab.ids().tolist()) == [*range(-50, 0), *range(4000, 5000)]
+
+
 ids = st.lists(st.integers(-20, 20), min_size=1, max_size=60)
 
 
