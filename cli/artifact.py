@@ -80,17 +80,28 @@ def inspect(folder: Path, as_json: bool) -> None:
 
 @command.command()
 @_folder
-def check(folder: Path) -> None:
-    """Verify checksums and sizes, load the item tower and the user phase, and run both once.
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object")
+def check(folder: Path, as_json: bool) -> None:
+    """Verify checksums and sizes, and run every part on this machine in two ways: as it is served, and slowly.
+
+    Prints what runs each part here and the largest difference between the two, relative to the largest value.
 
     \b
-    Example:
+    Examples:
       aif artifact check .aif/artifacts/0123456789abcdef
+      aif artifact check .aif/artifacts/0123456789abcdef --json | jq '.targets[].difference'
     """
+    from cli.artifact_check import targets
     from domain.artifact import check_artifact
     from models.export import run_parts
 
     # The folder's name is a version where nobody renamed it; a copy under another name still checks.
     manifest = check_artifact(lambda name: (folder / name).read_bytes())
     run_parts(folder, manifest)
+    found = targets(folder, manifest)
+    if as_json:
+        click.echo(json.dumps({"version": manifest.version, "targets": [each._asdict() for each in found]}))
+        return
     click.echo(f"{manifest.version} is complete: {', '.join(sorted(manifest.files))} match and run")
+    for each in found:
+        click.echo(f"{each.part:<16} {each.runs_on:<28} {each.difference:.1e} from {each.compared_with}")

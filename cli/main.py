@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, str]] = {
     "worker": "cli.worker:command",
     "replay": "cli.replay:command",
     "serve": "cli.serve:command",
+    "edge": "cli.edge:command",
     "why": "cli.why:command",
     "lag": "cli.lag:command",
     "tables": "cli.tables:command",

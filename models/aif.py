@@ -22,6 +22,7 @@ those that have one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -346,11 +347,13 @@ class AIF(nn.Module):
         self.tower = ItemTower(config, bridges)
         self.user = UserPhase(config, bridges)
         self.head = Head(config)
+        #: What a row keeps of the tower's outputs; others than serving's are in quantization.py.
+        self.rows: Callable[[Tensor], Tensor] = served
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, C] of the batch's candidates."""
         batch = batch.newest(self.config.long_behaviours)
-        vectors, bridges = map(served, self.tower(batch.embedding, batch.category, batch.numeric))  # [U, d], [U, n]
+        vectors, bridges = map(self.rows, self.tower(batch.embedding, batch.category, batch.numeric))  # [U, d], [U, n]
         known = batch.present.unsqueeze(-1)  # [B, L, 1]
         # F.embedding and not indexing: its gradient adds up in one order, so that equal seeds give equal models.
         behaviour_vectors = F.embedding(batch.behaviours, vectors) * known  # [B, L, d]

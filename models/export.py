@@ -28,12 +28,12 @@ from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, 
 from domain.cross_features import CROSS_FEATURES
 from domain.item_features import ItemInputs
 from domain.user_row import FINGERPRINT
-from models.aif import AIF, Folded, Head
+from models.aif import AIF, Folded, Head, served
 from models.tower import SAMPLE_INPUTS, LoadedTower
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ACTIONS
 
-__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "export", "run_parts"]
+__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "checked_users", "export", "run_parts"]
 
 OPSET: Final = 20
 USER_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present", "cross")
@@ -56,8 +56,11 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
     """Write the model to `<artifacts>/<version>`; the same model twice is the same folder.
 
     `training` goes into the manifest for people to read; values must be JSON. Raises ArtifactError where what was
-    written does not compute what the model computes, BadInput where the folder cannot be written.
+    written does not compute what the model computes, BadInput where the folder cannot be written or the model was made
+    for other rows than N2O has.
     """
+    if model.rows is not served:
+        raise BadInput("a model whose rows are not rounded to bfloat16 is for comparison: N2O records hold bfloat16")
     model.eval()
     files = {ITEM_TOWER: _tower_bytes(model), USER_PHASE: _user_phase_bytes(model), HEAD: _head_bytes(model.head)}
     dims = model.config.dimensions
@@ -166,7 +169,7 @@ def run_parts(folder: Path, manifest: Manifest) -> tuple[list[Any], list[Any]]:
     Raises ArtifactError where a part cannot be loaded or run, or gives something that is not finite.
     """
     dims = manifest.dimensions
-    items, users = _tower_example(dims, _CHECKED_ITEMS), _checked_users(dims)
+    items, users = _tower_example(dims, _CHECKED_ITEMS), checked_users(dims)
     tower = LoadedTower.open(folder, manifest, torch.get_num_threads())
     try:
         session = onnxruntime.InferenceSession(folder / USER_PHASE, providers=["CPUExecutionProvider"])
@@ -192,7 +195,7 @@ def _check(folder: Path, version: str, model: AIF) -> None:
     dims = manifest.dimensions
     with torch.no_grad():
         _compare(ITEM_TOWER, model.tower(*_tower_example(dims, _CHECKED_ITEMS)), tower)
-        _compare(USER_PHASE, model.user(*_checked_users(dims)), user_phase)
+        _compare(USER_PHASE, model.user(*checked_users(dims)), user_phase)
 
 
 def _compare(name: str, expected: tuple[torch.Tensor, ...], found: list[Any]) -> None:
@@ -216,7 +219,7 @@ def _tower_example(dims: Dimensions, items: int = 4) -> tuple[torch.Tensor, ...]
     )
 
 
-def _checked_users(dims: Dimensions) -> tuple[torch.Tensor, ...]:
+def checked_users(dims: Dimensions) -> tuple[torch.Tensor, ...]:
     """Users with all the behaviours and categories that there can be."""
     return _user_example(dims, _CHECKED_USERS, dims.long_behaviours, dims.cross_categories)
 

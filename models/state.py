@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +43,8 @@ def save_state(path: Path, model: AIF, training: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not even be made
+            unfinished.unlink()
         raise BadInput(f"{path} cannot be written: {error}; choose another file with --state") from error
 
 

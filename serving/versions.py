@@ -34,7 +34,7 @@ from serving.slab import Slab
 from serving.store import Store
 from serving.user_phase import UserPhase
 
-__all__ = ["Model", "Version", "Versions", "load_model"]
+__all__ = ["Model", "Version", "Versions", "load_head", "load_model"]
 
 _RETRY_REFUSED_S: Final = 10.0
 
@@ -209,9 +209,13 @@ def load_model(record: ModelVersion, deployment: Deployment) -> Model:
     check_fit(manifest, deployment)
     phase = UserPhase(read(USER_PHASE), manifest.dimensions)
     phase.warm()
+    return Model(manifest, phase, load_head(read(HEAD), manifest.dimensions))
+
+
+def load_head(data: bytes, sizes: Dimensions) -> Head:
+    """The head in the bytes of head.npz. Raises ArtifactError where they are something else."""
     try:
-        with np.load(io.BytesIO(read(HEAD)), allow_pickle=False) as arrays:
-            head = Head.of(dict(arrays), manifest.dimensions)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return Head.of(dict(arrays), sizes)
     except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
         raise ArtifactError(f"{HEAD} cannot be read: {error}") from error
-    return Model(manifest, phase, head)

@@ -30,6 +30,9 @@ def test_train_writes_an_artifact_that_inspects_and_checks(mapping: Path, tmp_pa
 
     checked = _aif("artifact", "check", result["folder"])
     assert (checked.exit_code, result["version"] in checked.stdout) == (0, True)
+    targets = json.loads(_aif("artifact", "check", result["folder"], "--json").stdout)["targets"]
+    assert [each["part"] for each in targets] == ["item_tower.pt2", "user_phase.onnx", "head.npz"]
+    assert all(0 <= each["difference"] < 1e-4 for each in targets)
 
     state = tmp_path / "weights.npz"
     again = _aif("train", "--dataset", mapping, "--epochs", 1, "--out", tmp_path / "again", "--state", state)
