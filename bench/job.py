@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from typing import Any, Final
 from schemas.deployment import Deployment
 from schemas.errors import Unavailable
 
-__all__ = ["Job", "Running", "Stopwatch", "launched", "pinned", "run"]
+__all__ = ["Job", "Running", "Stopwatch", "free_port", "launched", "pinned", "run"]
 
 _POLL_S: Final = 0.05
 _STOP_WITHIN_S: Final = 10.0
@@ -106,6 +107,13 @@ class Stopwatch:
         """Seconds so far, by the wall and of CPU (all threads)."""
         assert self._wall_s is not None, "read before the first record"
         return {"seconds": time.perf_counter() - self._wall_s, "cpu_s": time.process_time() - self._cpu_s}
+
+
+def free_port() -> int:
+    """A port of this host that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

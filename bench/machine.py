@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any, Final
 
 from cli.code_version import commit
 
-__all__ = ["Cores", "commit", "machine", "versions"]
+__all__ = ["Cores", "commit", "cpu_features", "machine", "versions"]
 
 _PACKAGES: Final = (
     "faust-streaming", "mode-streaming", "aiokafka", "rocksdict", "fastavro", "numpy", "torch", "uvloop",
     "quixstreams", "confluent-kafka",
 )  # fmt: skip
+
+
+_FEATURES: Final = ("avx2", "fma", "avx512f", "avx512_vpopcntdq", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,16 @@ def machine(cores: Cores) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Versions of everything that the figures depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def cpu_features() -> list[str]:
+    """The vector instructions that decide which kernels run, as far as this processor has them."""
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text().partition("\nflags")[2].partition("\n")[0].split() if info.exists() else []
+    return [name for name in _FEATURES if name in flags]
 
 
 def _cpu_model() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +17,7 @@ import numpy as np
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.freshness import measure_freshness
-from bench.job import Job, launched, run
+from bench.job import Job, free_port, launched, run
 from bench.load import check_counts, fill_items, fill_plain, item_updates, prepare, produce, read_changelog, remove
 from bench.machine import Cores
 from bench.plain_fold import new_row
@@ -98,7 +97,7 @@ def _rate(found: dict[str, Any]) -> Figure:
 def _lane(bench: Bench, fold: str) -> Figure:
     with bench.deployment() as deployment:
         fill_plain(deployment, bench.records, bench.keys)
-        found = bench.run(_LANE, Job.of(deployment, bench.records, fold=fold, web_port=_free_port()))
+        found = bench.run(_LANE, Job.of(deployment, bench.records, fold=fold, web_port=free_port()))
         check_counts(read_changelog(deployment, deployment.changelog("items")), bench.records, fold)
         return _rate(found)
 
@@ -107,7 +106,7 @@ def _lane_with_tower(bench: Bench, records: int, *, distinct: bool = False) -> F
     artifact = bench.artifact
     with bench.deployment() as deployment:
         fill_items(deployment, records, bench.keys, distinct=distinct)
-        job = Job.of(deployment, records, fold="items", artifact=artifact, web_port=_free_port())
+        job = Job.of(deployment, records, fold="items", artifact=artifact, web_port=free_port())
         found = bench.run(_LANE, job)
         items, vectors = (set(read_changelog(deployment, deployment.changelog(t)).newest) for t in ("items", "n2o_a"))
         if items != vectors or (distinct and len(items) != records):
@@ -128,9 +127,9 @@ def _recovery(bench: Bench) -> Figure:
     rows = _MILLION
     with bench.deployment() as deployment:
         fill_plain(deployment, rows, rows, distinct=True)
-        bench.run(_LANE, Job.of(deployment, rows, fold="plain", web_port=_free_port()))
+        bench.run(_LANE, Job.of(deployment, rows, fold="plain", web_port=free_port()))
         shutil.rmtree(deployment.data_dir / "tables")
-        found = bench.run(_LANE, Job.of(deployment, rows, fold="plain", restore=True, web_port=_free_port()))
+        found = bench.run(_LANE, Job.of(deployment, rows, fold="plain", restore=True, web_port=free_port()))
         if found["records"] < rows:
             raise Corrupt(f"{rows} rows were to be restored, {found['records']} were: the figure means nothing")
         return {**_rate(found), "value": rows / found["seconds"]}
@@ -156,7 +155,7 @@ def _freshness(bench: Bench, per_s: int = 5_000, seconds: int = 15) -> Figure:
     artifact, records = bench.artifact, per_s * seconds
     with bench.deployment() as deployment:
         messages = iter(list(item_updates(deployment, records, bench.keys)))
-        port = _free_port()
+        port = free_port()
         job = Job.of(deployment, records, fold="items", artifact=artifact, web_port=port)
         with launched(_LANE, job, bench.cores.measured) as worker:
             _wait_ready(port, worker.alive)
@@ -189,12 +188,6 @@ def _compacted_topic(deployment: Deployment, topic: str) -> None:
     new = NewTopic(topic, deployment.partitions, 1, config={"cleanup.policy": "compact"})
     for future in admin.create_topics([new]).values():
         future.result(timeout=30)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 #: Key of the output -> how it is measured.

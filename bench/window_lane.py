@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from bench.job import Job, pinned
+from bench.job import Job, free_port, pinned
 from bench.load import produce, read_changelog
 from bench.machine import Cores
-from bench.measures import Bench, Figure, _free_port, _rate
+from bench.measures import Bench, Figure, _rate
 from bench.streams import _broker
 from bench.window_load import user_batches
 from domain.partitioner import partitions_of
@@ -48,7 +48,7 @@ def measure_lane(events: int, users: int) -> dict[str, Any]:
 def _ours(bench: Bench, hot: float) -> Figure:
     with bench.deployment() as deployment:
         produce(deployment, deployment.topic("user-events"), _messages(deployment, bench.records, bench.keys, hot))
-        found = bench.run("bench.window_worker", Job.of(deployment, bench.records, web_port=_free_port()))
+        found = bench.run("bench.window_worker", Job.of(deployment, bench.records, web_port=free_port()))
         _check(deployment, bench.records)
         figure = {"value": found["records"] / found["seconds"], "cpu_share": found["cpu_s"] / found["seconds"]}
         return figure | {

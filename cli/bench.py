@@ -13,7 +13,7 @@ import click
 
 from schemas.errors import BadInput
 
-__all__ = ["command", "kernels", "streams", "windows"]
+__all__ = ["command", "kernels", "serving", "streams", "windows"]
 
 
 @click.group("bench")
@@ -163,6 +163,53 @@ def kernels(as_json: bool, candidates: str, behaviours: str, repetitions: int) -
         told = ", ".join(f"{part} {us:,.0f}" for part, us in parts.items())
         click.echo(f"{name}: {told} us; layers {found['layers_gmac_per_s'][name]} GMAC/s")
     click.echo(f"float32 BLAS: {found['blas_gmac_per_s']} GMAC/s; {found['machine']['cpu']}, commit {found['commit']}")
+
+
+@command.command(
+    "serving",
+    epilog="""\b
+Examples:
+  aif bench serving                                              everything, a million items (some minutes)
+  aif bench serving --json | tail -1                             one JSON object
+  aif bench serving --only inprocess_c_ms,torch_sequential_ms    two figures and their ratio
+  aif bench serving --folder /tmp/filled --only http_ms          keep what was filled for the next run
+""",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line instead of a table.")
+@click.option(
+    "--items", default=1_000_000, show_default=True, type=click.IntRange(20_000), help="Items of the catalogue."
+)
+@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(1), help="Rounds; medians are shown.")
+@click.option("--only", default="", metavar="KEY,...", help="Measure these keys of the output alone.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where items and users are filled in, and kept  [default: a temporary one]",
+)
+def serving(as_json: bool, items: int, repetitions: int, only: str, folder: Path | None) -> None:
+    """Scoring: in process, over HTTP, and beside the same network computed at request time.
+
+    Starts `aif serve` on one core, without a broker, over a million items, and loads it from another core on a fixed
+    schedule. Needs the extras [serving], [streams] and [train]. Nothing else should run meanwhile.
+    """
+    _find_checkout()
+    missing = [
+        name for name in ("bench", "numba", "onnxruntime", "rocksdict", "torch")
+        if importlib.util.find_spec(name) is None
+    ]  # fmt: skip
+    if missing:
+        raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `make install`")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the processes that it starts, as in a server
+    from rich.console import Console
+
+    from bench.serving import measure_serving
+    from bench.serving_table import serving_table
+    from bench.serving_world import Sizes
+
+    console = Console(stderr=True)
+    keys = [key.strip() for key in only.split(",") if key.strip()]
+    found = measure_serving(keys, Sizes(items=items, rounds=repetitions), folder, console.print)
+    click.echo(json.dumps(found) if as_json else serving_table(found))
 
 
 def _find_checkout() -> None:

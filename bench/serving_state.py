@@ -1,0 +1,69 @@
+"""The state that `aif serve` made of a filled folder, opened in this process as a scoring process opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.serving_world import World, user_id
+from domain.artifact import MANIFEST, sha256
+from schemas.deployment import Deployment
+from schemas.errors import Corrupt
+from serving.scorer import Ranked, Scorer
+from serving.stages import StageClock
+from serving.state import StateFolder
+from serving.store import Store
+from serving.user_side import Asked
+from serving.user_state import StateMaker, UserState
+from serving.versions import Version, load_model
+
+__all__ = ["Opened", "opened"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Store and model; not for two threads at once."""
+
+    world: World
+    store: Store
+    version: Version
+    _scorer: Scorer
+
+    def state(self, behaviours: int) -> UserState:
+        """The first user with so many behaviours, read and computed anew. Raises Corrupt where it read others."""
+        user = user_id(behaviours)
+        asked = Asked(user, self.store.users.head(user), self.world.at_ms, behaviours)
+        (state,) = StateMaker(self.store.users)(self.version, [asked])
+        if state.behaviours_used != behaviours:
+            raise Corrupt(f"a user state has {state.behaviours_used} behaviours, {behaviours} were to be measured")
+        return state
+
+    def rank(self, state: UserState, ids: npt.NDArray[np.int64], top_k: int) -> Ranked:
+        """Find the rows of items ([n] ids), score them, choose the best."""
+        return self._scorer.rank(self.version, state, ids, top_k, StageClock())
+
+
+@contextmanager
+def opened(world: World) -> Iterator[Opened]:
+    """Open what is there; Corrupt where the state has no rows of the world's model."""
+    deployment = Deployment(partitions=1, data_dir=world.data_dir)
+    folder = StateFolder.of(deployment)
+    store = Store(folder.path(folder.control.state), folder.readers)
+    try:
+        record: Any = {
+            "version": world.version, "uri": str(world.artifact),
+            "manifest_sha256": sha256((world.artifact / MANIFEST).read_bytes()),
+        }  # fmt: skip
+        model = load_model(record, deployment)
+        sizes = model.manifest.dimensions
+        if (slab := store.slab(model.manifest.version_tag)) is None:
+            raise Corrupt(f"{store.folder} holds no rows of version {world.version}")
+        version = Version(model.name, sizes, sizes.layout, model.phase, model.head, slab)
+        yield Opened(world, store, version, Scorer())
+    finally:
+        store.close()
