@@ -50,7 +50,7 @@ def entries() -> list[tuple[str, Any]]:
 def first_model(entries: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """Trained on the log, shortly."""
     config = ModelConfig()
-    trained = train(Log.of(entries, config), config, TrainingOptions(seed=1, epochs=1, max_examples=1_500))
+    trained = train(Log.of(entries, config), config, TrainingOptions(seed=1, epochs=4, max_examples=1_500))
     return TrainedModel(trained.model, export(trained.model, {"dataset": DATASET}, tmp_path_factory.mktemp("first")))
 
 

@@ -226,6 +226,7 @@ def test_bad_records_become_dead_letters_and_their_neighbours_count(system: Syst
 def test_a_deleted_item_stays_deleted(system: System, model: TrainedModel) -> None:
     """A deletion makes an item unservable, a late older update does not raise it, and its buyers' scores stay right."""
     now_ms, (buyer, *_) = system.shop.newest_ms, some_users(system, 2)[::-1]
+    later_ms = now_ms + 120_000  # of another tile: a state kept from before the deletion does not answer
     item = system.shop.behaviours(buyer)[0]["item_id"]
     candidates = [item, *(other for other in system.shop.live if other != item)][:100]
     system.send([("item", item_update("deletion", item, now_ms + 2_000, op="delete"))])
@@ -233,10 +234,10 @@ def test_a_deleted_item_stays_deleted(system: System, model: TrainedModel) -> No
     system.settle()
     found = system.get(f"/v1/items/{item}")
     assert not found["live"] and [row["deleted"] for row in found["rows"]] == [True]
-    answer = system.rank(buyer, candidates, at_ms=now_ms)
+    answer = system.rank(buyer, candidates, at_ms=later_ms)
     assert answer["deleted_items"] == 1 and answer["missing_items"] == 0 and answer["behaviours_missing"] == 0
     assert (answer["items"][-1]["item_id"], answer["items"][-1]["known"]) == (item, False)
-    expected = Recompute(model.model, system.shop).scores(buyer, now_ms, candidates).tolist()
+    expected = Recompute(model.model, system.shop).scores(buyer, later_ms, candidates).tolist()
     assert answer["items"][-1]["score"] == pytest.approx(expected[0], abs=TOLERANCE)
     assert_ranked({"items": answer["items"][:-1]}, candidates[1:], expected[1:], 99)
     system.send([("item", item_update("back again", item, now_ms + 3_000))])
