@@ -40,7 +40,7 @@ class Answer:
         """The scores."""
         return self.merged.ranked
 
-    def as_json(self, item_of: Callable[[int], Item | None], clock: StageClock) -> dict[str, Any]:
+    def as_json(self, items_of: Callable[[list[int]], list[Item | None]], clock: StageClock) -> dict[str, Any]:
         """The JSON answer as data; titles are the catalogue's."""
         ranked, age_ms = self.ranked, self.age_ms
         answer: dict[str, Any] = {
@@ -60,7 +60,7 @@ class Answer:
             "deleted_items": ranked.deleted,
             "filtered_items": len(self.left_out),
             "duplicates": self.request.duplicates,
-            "items": self._items(item_of),
+            "items": self._items(items_of),
             "stages_ms": {stage: round(spent, 3) for stage, spent in clock.ms.items()},
         }
         if self.after_applied is not None:
@@ -91,15 +91,14 @@ class Answer:
             )
         )  # fmt: skip
 
-    def _items(self, item_of: Callable[[int], Item | None]) -> list[dict[str, Any]]:
+    def _items(self, items_of: Callable[[list[int]], list[Item | None]]) -> list[dict[str, Any]]:
         request, order = self.request, self.order
         scores, known = self.ranked.scores[order].tolist(), self.ranked.known[order].tolist()
+        found = items_of(request.candidate_ids[order].tolist())
         items = []
-        for index, item_id, score, is_known in zip(
-            order.tolist(), request.candidate_ids[order].tolist(), scores, known, strict=True
-        ):
+        for index, item, score, is_known in zip(order.tolist(), found, scores, known, strict=True):
             shown = {"item_id": request.reference(index), "score": score, "known": is_known}
-            if (item := item_of(item_id)) and item.title is not None:
+            if item and item.title is not None:
                 shown["title"] = item.title
             items.append(shown)
         return items

@@ -29,6 +29,8 @@ __all__ = ["NO_FILTERS", "Filters", "check_scores"]
 
 _FIELDS: Final = frozenset({"deny_items", "deny_categories", "category_cap", "minimum_price"})
 _MOST_DENIED: Final = 100_000
+#: Items read together: a ranking is walked only as far as it takes.
+_AT_A_TIME: Final = 256
 _MOST_CAP: Final = 10_001
 
 
@@ -84,7 +86,7 @@ class Filters:
         self,
         order: npt.NDArray[np.int64],
         ids: npt.NDArray[np.int64],
-        item_of: Callable[[int], Item | None],
+        items_of: Callable[[list[int]], list[Item | None]],
         top_k: int,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Walk a ranking (`order` [n] indices of candidates, best first) until `top_k` pass.
@@ -95,13 +97,15 @@ class Filters:
         passed: list[int] = []
         left_out: list[int] = []
         of_category: Counter[int] = Counter()
-        for index, item_id in zip(order.tolist(), ids[order].tolist(), strict=True):
+        for start in range(0, len(order), _AT_A_TIME):
+            some = order[start : start + _AT_A_TIME]
+            several = ids[some].tolist()
+            for index, item_id, item in zip(some.tolist(), several, items_of(several), strict=True):
+                if len(passed) == top_k:
+                    break
+                (passed if self._passes(item_id, item, of_category) else left_out).append(index)
             if len(passed) == top_k:
                 break
-            if self._passes(item_id, item_of(item_id), of_category):
-                passed.append(index)
-            else:
-                left_out.append(index)
         return np.array(passed, dtype=np.int64), np.array(left_out, dtype=np.int64)
 
     def _passes(self, item_id: int, item: Item | None, of_category: Counter[int]) -> bool:

@@ -166,14 +166,14 @@ class Service:
             order, left_out = ranked.order, _NOBODY
             if filters:
                 wanted = count if request.in_request_order else request.top_k
-                order, left_out = filters.apply(order, request.candidate_ids, self._store.items.get, wanted)
+                order, left_out = filters.apply(order, request.candidate_ids, self._store.items.get_many, wanted)
         self._count(request, begun, ranked, len(left_out))
         age_ms = self.progress.age_ms(self._store)
         return Answer(request, version.name, begun.ask.at_ms, age_ms, begun.user == "known", merged, order, left_out)
 
     def as_json(self, answer: Answer, clock: StageClock) -> dict[str, Any]:
         """A JSON answer, with the catalogue's titles."""
-        return answer.as_json(self._store.items.get, clock)
+        return answer.as_json(self._store.items.get_many, clock)
 
     def _explanation(self, begun: Begun, answer: Answer) -> dict[str, Any]:
         """Of the best candidates of an answer. Reads rows again: where they changed meanwhile, `score` tells."""

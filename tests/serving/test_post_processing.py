@@ -50,10 +50,25 @@ def plain_walk(order, items, filters: Filters, top_k: int) -> list[int]:
 def test_what_passes_is_what_the_rules_say(filters, drawn, order, top_k) -> None:
     """The walk equals a plain oracle, keeps the ranking's order, and names all that it left out before the last."""
     items = [each and item(*each) for each in drawn]
-    passed, left_out = filters.apply(np.array(order), IDS, lambda item_id: items[item_id], top_k)
+    passed, left_out = filters.apply(np.array(order), IDS, lambda several: [items[each] for each in several], top_k)
     assert passed.tolist() == plain_walk(order, items, filters, top_k)
     walked = order[: len(passed) + len(left_out)]
     assert sorted([*passed.tolist(), *left_out.tolist()]) == sorted(walked)
+
+
+def test_items_are_read_no_further_than_the_walk_goes() -> None:
+    """A long ranking is read in pieces, in order, and not beyond the piece in which the last place is taken."""
+    asked: list[int] = []
+
+    def items_of(several: list[int]) -> list[None]:
+        asked.extend(several)
+        return [None] * len(several)
+
+    ids = np.arange(1000, 3000)
+    denied = Filters(frozenset(range(1000, 1300)), frozenset(), None, None)
+    passed, left_out = denied.apply(np.arange(2000), ids, items_of, 500)
+    assert passed.tolist() == list(range(300, 800)) and left_out.tolist() == list(range(300))
+    assert asked == ids[: len(asked)].tolist() and 800 <= len(asked) < 1200
 
 
 @given(FILTERS, FILTERS, ITEMS)
@@ -65,7 +80,7 @@ def test_filters_of_a_request_only_tighten(one, other, drawn) -> None:
     assert both.category_cap == (min(caps) if caps else None)
     passes = {
         name: set(Filters(each.deny_items, each.deny_categories, None, each.minimum_price)
-                  .apply(IDS, IDS, lambda item_id: items[item_id], 20)[0].tolist())
+                  .apply(IDS, IDS, lambda several: [items[each] for each in several], 20)[0].tolist())
         for name, each in (("one", one), ("other", other), ("both", both))
     }  # fmt: skip
     assert passes["both"] == passes["one"] & passes["other"]
