@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -41,6 +42,16 @@ class Follower:
     def start(self) -> None:
         """Begin in a thread of its own."""
         self._thread.start()
+
+    def wait_for_live(self, within_s: float, stopping: threading.Event) -> None:
+        """Return when this process has the version that is live, at once where none is, or after a time.
+
+        A process that is started while others answer takes no connection before: it could only refuse.
+        """
+        end_s = time.monotonic() + within_s
+        while self._folder.control.live and self._versions.live is None and time.monotonic() < end_s:
+            if stopping.wait(_EVERY_S):
+                return
 
     def stop(self) -> None:
         """End the thread, and a load under way."""

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -45,6 +46,8 @@ _SCORERS: Final = 2
 #: Threads that run user phases, a batch at a time.
 _PHASES: Final = 1
 _SWEEP_S: Final = 60.0
+#: How long a new process lets others answer while it loads what is live.
+_WARM_S: Final = 15.0
 _DRAIN_S: Final = 10
 #: Beyond that, until a process that does not end is killed.
 _MARGIN_S: Final = 5.0
@@ -83,8 +86,9 @@ def score(
 ) -> None:  # fmt: skip
     """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
+    ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: ending.set())
     folder = StateFolder.of(deployment)
     store = Store(folder.path(folder.control.state), folder.readers)
     versions, progress = Versions(store, folder.control, gate), Progress()
@@ -120,7 +124,9 @@ def score(
         follower.start()
         upkeep.start()
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            follower.wait_for_live(_WARM_S, ending)
+            if not ending.is_set():
+                uvicorn.Server(config).run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")
             upkeep.stop()
