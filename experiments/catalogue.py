@@ -17,6 +17,7 @@ QUESTIONS: Final = {
     "bridges": "How does quality go with the number of bridges, why does it stop rising, and what helps then?",
     "signatures": "How many bits and tiers does the long-term part need?",
     "neighbours": "How well do signatures of titles and pictures keep an item's neighbours, without any training?",
+    "distillation": "What do the full ranker's chances and its order teach AIF that labels do not?",
     "quantization": "What do item rows and the head lose, and save, with fewer bits?",
     "user_phase": "Is another precision of the user phase of any use on this processor?",
     "behaviours": "How many behaviours are worth reading?",

@@ -13,7 +13,6 @@ import copy
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,8 +23,7 @@ from torch import nn
 
 from domain.bf16 import to_bf16
 from domain.n2o import N2OLayout
-from experiments.logs import open_log
-from experiments.measured import Data, Measured, Report, Settings, Variant, about, data_of, interval, measured
+from experiments.measured import Data, Measured, Report, Settings, Variant, about, interval, measured, on_logs
 from experiments.record import COLOURS, columns, new_figure, span, table
 from models.aif import AIF
 from models.config import ModelConfig
@@ -36,6 +34,7 @@ from models.quantization import BYTES, Precision, int8_parts, quantize_head, qua
 __all__ = ["figure", "run", "tables"]
 
 _LOGS: Final = ("planted", "online-retail-2")
+_CONFIG: Final = ModelConfig()
 _FULL: Final = "fp32"
 #: name -> rows, head; trained so, and made so of the model that was trained in full precision.
 _TRAINED: Final[dict[str, tuple[Precision, Precision]]] = {
@@ -54,32 +53,31 @@ _RECORD_UNIT: Final = 64
 
 def run(settings: Settings, report: Report) -> dict[str, Any]:
     """GAUC of every precision on every log, sizes and times."""
-    config = ModelConfig()
-    logs = {name: _gauc(name, config, settings, report) for name in _LOGS}
+    logs = {}
+    for name, data, of_log in on_logs(_LOGS, _CONFIG, settings, report):
+        logs[name] = {**about(data, settings.seeds), "rows": _gauc(data, settings.seeds, of_log)}
     report("timing", 0, 1)
     with reproducible(1, threads=1):
-        times = _times(config)
+        times = _times(_CONFIG)
     return {
-        "sizes": {name: _sizes(config, name) for name in BYTES},
+        "sizes": {name: _sizes(_CONFIG, name) for name in BYTES},
         "candidates": _CANDIDATES,
         "us": times,
         "logs": logs,
     }
 
 
-def _gauc(name: str, config: ModelConfig, settings: Settings, report: Report) -> dict[str, Any]:
-    plan = settings.plan(name)
-    plan = replace(plan, trained=plan.trained // 2)  # what rounding loses needs judged users, not long training
-    data = data_of(open_log(name, plan, config), config, plan, config.long_behaviours)
-    variants = {each: Variant(lambda each=each: _quantized(AIF(config), *_TRAINED[each])) for each in _TRAINED}  # type: ignore[misc]
-    found = measured(data, variants, settings.seeds, lambda what, done, of: report(f"{name}, {what}", done, of))
+def _gauc(data: Data, seeds: int, report: Report) -> list[dict[str, Any]]:
+    """A row for every precision, trained so and rounded to it."""
+    variants = {each: Variant(lambda each=each: _quantized(AIF(_CONFIG), *_TRAINED[each])) for each in _TRAINED}  # type: ignore[misc]
+    found = measured(data, variants, seeds, report)
     rows = [_row(found, each, "in training") for each in _TRAINED]
     for each, (of_rows, of_head) in _ROUNDED.items():
         models = [_quantized(copy.deepcopy(model), of_rows, of_head) for model in found.models[_FULL]]
         after = f"{each}, after"
         found.user_auc[after] = np.stack([_user_auc(data, model) for model in models])
         rows.append({**_row(found, after, "after training"), "name": each})
-    return {**about(data), "rows": rows}
+    return rows
 
 
 def _quantized(model: nn.Module, rows: Precision, head: Precision) -> nn.Module:
@@ -126,7 +124,7 @@ def _times(config: ModelConfig) -> dict[str, dict[str, float]]:
     half, narrow = copy.deepcopy(layers).to(torch.bfloat16), vectors.to(torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's plans for another interface to these kernels
-        bytewise = torch.ao.quantization.quantize_dynamic(layers, {nn.Linear}, dtype=torch.qint8)
+        bytewise = torch.ao.quantization.quantize_dynamic(layers, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
     with torch.inference_mode():
         return {
             "fp32": {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import behaviours, bridges, lag, parts, signatures, staleness
+from experiments import behaviours, bridges, distillation, lag, parts, quantization, signatures, staleness
 from experiments.bridge_cures import Watched, choice, overlap
 from experiments.measured import Data, Settings
 from experiments.record import page, write
@@ -20,7 +20,7 @@ from models.config import ModelConfig
 _MADE = {"command": "aif experiment any", "minutes": 0.1, "machine": "any"}
 _MODULES = {
     "parts": parts, "bridges": bridges, "signatures": signatures, "behaviours": behaviours, "staleness": staleness,
-    "lag": lag,
+    "lag": lag, "quantization": quantization, "distillation": distillation,
 }  # fmt: skip
 
 
