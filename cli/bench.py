@@ -172,7 +172,7 @@ Examples:
   aif bench serving                                              everything, a million items (some minutes)
   aif bench serving --json | tail -1                             one JSON object
   aif bench serving --only inprocess_c_ms,torch_sequential_ms    two figures and their ratio
-  aif bench serving --folder /tmp/filled --only http_ms          keep what was filled for the next run
+  aif bench serving --folder filled --only http_ms               keep what was filled for the next run
 """,
 )
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line instead of a table.")

@@ -33,7 +33,7 @@ def replaced(parent: int, killed: int) -> bool:
     return len(now) == 3 and killed not in now
 
 
-def until(holds: Callable[[], object], within_s: float = 20.0) -> None:
+def until(holds: Callable[[], object], within_s: float = 40.0) -> None:
     """Wait until something holds."""
     end_s = time.monotonic() + within_s
     while not holds():
@@ -70,7 +70,7 @@ def test_whoever_is_killed_is_started_again_and_answers_go_on(tables: Path) -> N
     """kill -9 of a scoring process, then of the feeder: the same answers, without a pause; SIGTERM ends all, exit 0."""
     server = start(tables)
     try:
-        server.until("/readyz", 200, within_s=20)
+        server.until("/readyz", 200, within_s=40)
         expected, (feeder, *scorers) = rank(server)["items"], children(server.process.pid)
         assert len(scorers) == 2
         os.kill(scorers[0], signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_whoever_is_killed_is_started_again_and_answers_go_on(tables: Path) -> N
 def test_a_restart_reads_its_own_state_and_only_that(tables: Path) -> None:
     """After kill -9 of the parent nobody is left; the next server answers the same without tables or broker."""
     server = start(tables)
-    server.until("/readyz", 200, within_s=20)
+    server.until("/readyz", 200, within_s=40)
     expected, everyone = rank(server)["items"], children(server.process.pid)
     server.process.kill()
     server.process.wait()
@@ -100,7 +100,7 @@ def test_a_restart_reads_its_own_state_and_only_that(tables: Path) -> None:
     (tables / "tables").rename(tables / "moved")
     again = start(tables)
     try:
-        again.until("/readyz", 200, within_s=20)
+        again.until("/readyz", 200, within_s=40)
         assert rank(again)["items"] == expected
         assert any(f"{len(ITEMS)} rows checked" in line for line in again.log), again.log
         again.end()
@@ -111,7 +111,7 @@ def test_a_restart_reads_its_own_state_and_only_that(tables: Path) -> None:
 def test_a_damaged_state_is_said_and_made_anew(tables: Path) -> None:
     """A file that was cut between two starts: the log names it, and the state is filled again from the tables."""
     server = start(tables)
-    server.until("/readyz", 200, within_s=20)
+    server.until("/readyz", 200, within_s=40)
     expected = rank(server)["items"]
     server.end()
     [rows] = (tables / "serving").glob("*/state-1/rows.lmdb")
@@ -119,7 +119,7 @@ def test_a_damaged_state_is_said_and_made_anew(tables: Path) -> None:
         file.truncate(rows.stat().st_size // 2)
     again = start(tables)
     try:
-        again.until("/readyz", 200, within_s=20)
+        again.until("/readyz", 200, within_s=40)
         assert rank(again)["items"] == expected
         assert any("rows.lmdb has" in line and "was cut" in line for line in again.log), again.log
         assert [path.name for path in rows.parent.parent.glob("state-*")] == ["state-2"]

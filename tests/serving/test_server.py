@@ -41,7 +41,7 @@ class Served:
         self.url = self._find_url()
 
     def _find_url(self) -> str:
-        end_s = time.monotonic() + 15
+        end_s = time.monotonic() + 60
         while time.monotonic() < end_s:
             for line in self.log:
                 if "http://" in line:
@@ -49,7 +49,7 @@ class Served:
             time.sleep(0.02)
         raise AssertionError(f"no address in the log: {self.log}")
 
-    def until(self, path: str, status: int, within_s: float = 10) -> httpx.Response:
+    def until(self, path: str, status: int, within_s: float = 30) -> httpx.Response:
         """Ask until the status comes."""
         end_s = time.monotonic() + within_s
         while True:
@@ -67,7 +67,7 @@ class Served:
         """Signal it; its standard output."""
         self.process.send_signal(number)
         out = self.process.stdout.read()
-        self.process.wait(15)
+        self.process.wait(30)
         self._reader.join(5)
         return out
 
