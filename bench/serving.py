@@ -109,7 +109,7 @@ def _ours(bench: _Run, chosen: Sequence[str], found: _Found) -> None:
     if _ADDED in chosen:
         bench.progress(_ADDED)
         told = bench.process("bench.serving_merged", candidates=bench.sizes.main_shape[0])
-        figures |= {f"{_ADDED}{suffix}": value for suffix, value in _rounded(told["ms"]).items()}
+        figures |= _rounded(told["ms"])
 
 
 def _rivals(bench: _Run, chosen: Sequence[str], found: _Found) -> None:

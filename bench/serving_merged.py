@@ -28,7 +28,10 @@ from serving.retrieval import Wanted
 from serving.stages import StageClock
 from serving.user_side import How
 
-__all__: list[str] = []
+__all__ = ["BY_USER_PHASE", "OVER_RETRIEVAL"]
+
+OVER_RETRIEVAL: Final = "added_ms_over_retrieval"
+BY_USER_PHASE: Final = "added_ms_by_user_phase"
 
 #: Suffix of the key -> what the retrieval takes.
 _RETRIEVALS_MS: Final = {"": 5.0, "_2ms": 2.0, "_10ms": 10.0}
@@ -43,14 +46,20 @@ def main(job: Job) -> None:
     with opened(world) as serving:
         minutes = counting(1)
         figures = {
-            suffix: _added(serving, int(job.options["candidates"]), taken_ms, minutes)
+            f"{key}{suffix}": _added(serving, int(job.options["candidates"]), taken_ms, minutes, key == BY_USER_PHASE)
+            for key in (OVER_RETRIEVAL, BY_USER_PHASE)
             for suffix, taken_ms in _RETRIEVALS_MS.items()
         }
         job.report(ms=in_rounds(figures, int(job.options["rounds"])))
 
 
-def _added(serving: Opened, candidates: int, retrieval_ms: float, minutes: Iterator[int]) -> Callable[[], float]:
-    """The median over some requests whose user's state is made anew, for another minute each time."""
+def _added(
+    serving: Opened, candidates: int, retrieval_ms: float, minutes: Iterator[int], minus_kept: bool
+) -> Callable[[], float]:
+    """The median over some requests whose user's state is made anew, for another minute each time.
+
+    With `minus_kept` less the median of as many requests that find it kept: what making it beside retrieval costs.
+    """
     world, live = serving.world, SimpleNamespace(live=serving.version)
     user = user_id(world.check_behaviours)
     requests = [world.item_ids[world.candidates(candidates, seed)] for seed in range(_REQUESTS)]
@@ -58,21 +67,23 @@ def _added(serving: Opened, candidates: int, retrieval_ms: float, minutes: Itera
     async def run() -> float:
         with ThreadPoolExecutor(1) as scorers, ThreadPoolExecutor(1) as phases:
             merger = Merger.of(serving.store, live, scorers, phases)  # type: ignore[arg-type]
-            spent = []
+            spent: dict[How, list[float]] = {How.COMPUTED: [], How.CACHED: []}
             for number in range(_MERGED):
-                retriever = _Sleeping(requests[number % _REQUESTS], retrieval_ms / 1000)
                 ask = Ask(user, world.at_ms + next(minutes) * _MINUTE_MS)
-                started = time.perf_counter()
-                merged = await merger.rank(ask, retriever, candidates, TOP_K, StageClock())
-                spent.append(time.perf_counter() - started - retriever.took_s)
-                _require_whole(world, merged.ranked.behaviours_used, merged.user_phase)
-            return 1000 * median(spent)
+                for how in (How.COMPUTED, How.CACHED) if minus_kept else (How.COMPUTED,):
+                    retriever = _Sleeping(requests[number % _REQUESTS], retrieval_ms / 1000)
+                    started = time.perf_counter()
+                    merged = await merger.rank(ask, retriever, candidates, TOP_K, StageClock())
+                    spent[how].append(time.perf_counter() - started - retriever.took_s)
+                    _require_whole(world, merged.ranked.behaviours_used, merged.user_phase, how)
+            kept_s = median(spent[How.CACHED]) if minus_kept else 0.0
+            return 1000 * (median(spent[How.COMPUTED]) - kept_s)
 
     return lambda: asyncio.run(run())
 
 
-def _require_whole(world: World, behaviours: int, how: How) -> None:
-    if behaviours != world.check_behaviours or how is not How.COMPUTED:
+def _require_whole(world: World, behaviours: int, how: How, expected: How) -> None:
+    if behaviours != world.check_behaviours or how is not expected:
         raise Corrupt(f"a request read {behaviours} behaviours, its user phase was {how}: not what is to be measured")
 
 
