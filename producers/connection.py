@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
 from schemas.deployment import Deployment
 from schemas.errors import Unavailable
@@ -88,9 +88,9 @@ def close_producer(producer: Any) -> None:
     """End a producer. What is not acknowledged by now is given up: who cares for it has waited already."""
     try:
         producer.close(timeout=1)
-    except KafkaTimeoutError:
-        # kafka-python 3.0.12 flushes first and, when that fails, leaves its thread running. Made to stop, the thread
-        # drops what is unsent, and then closing succeeds.
+    except KafkaError:
+        # kafka-python 3.0.12 flushes first and, when that fails (out of time, or a batch that was split meanwhile),
+        # leaves its thread running. Made to stop, the thread drops what is unsent, and then closing succeeds.
         producer._sender.force_close()
         producer._sender.join(1)
         producer.close(timeout=1)
