@@ -18,9 +18,9 @@ import numpy as np
 from domain.n2o import N2OLayout
 from schemas.codec import codec
 from schemas.ids import entity_keys
-from serving.state import StateFolder
-from serving.store import ITEMS, N2O, TablePartition
-from serving.store_writer import StoreWriter
+from serving.feeding.state import StateFolder
+from serving.feeding.store_writer import StoreWriter
+from serving.tables.store import ITEMS, N2O, TablePartition
 
 __all__ = ["measure_cold_start"]
 

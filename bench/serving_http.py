@@ -23,7 +23,7 @@ from bench.job import free_port, pinned
 from bench.open_loop import post
 from bench.serving_world import TOP_K, World, user_id
 from schemas.errors import Unavailable
-from serving.binary import MEDIA_TYPE, BinaryRequest, encode_request
+from serving.web.binary import MEDIA_TYPE, BinaryRequest, encode_request
 
 __all__ = ["Server", "binary_requests", "json_requests", "served"]
 

@@ -23,10 +23,10 @@ from bench.serving_state import Opened, opened
 from bench.serving_world import TOP_K, World, user_id
 from bench.stopwatch import in_rounds
 from schemas.errors import Corrupt
-from serving.merger import Ask, Merger
-from serving.retrieval import Wanted
+from serving.ranking.merger import Ask, Merger
+from serving.ranking.retrieval import Wanted
 from serving.stages import StageClock
-from serving.user_side import How
+from serving.user.user_side import How
 
 __all__ = ["BY_USER_PHASE", "OVER_RETRIEVAL"]
 
@@ -66,7 +66,7 @@ def _added(
 
     async def run() -> float:
         with ThreadPoolExecutor(1) as scorers, ThreadPoolExecutor(1) as phases:
-            merger = Merger.of(serving.store, live, scorers, phases)  # type: ignore[arg-type]
+            merger = Merger.of(serving.tables.store, live, scorers, phases)  # type: ignore[arg-type]
             spent: dict[How, list[float]] = {How.COMPUTED: [], How.CACHED: []}
             for number in range(_MERGED):
                 ask = Ask(user, world.at_ms + next(minutes) * _MINUTE_MS)

@@ -14,13 +14,13 @@ from bench.serving_world import World, user_id
 from domain.artifact import MANIFEST, sha256
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt
-from serving.scorer import Ranked, Scorer
+from serving.feeding.state import StateFolder
+from serving.ranking.scorer import Ranked, Scorer
+from serving.rollout.versions import Version, load_model
 from serving.stages import StageClock
-from serving.state import StateFolder
-from serving.store import Store
-from serving.user_side import Asked
-from serving.user_state import StateMaker, UserState
-from serving.versions import Version, load_model
+from serving.tables.store import Store
+from serving.user.user_side import Asked
+from serving.user.user_state import StateMaker, UserState
 
 __all__ = ["Opened", "opened"]
 

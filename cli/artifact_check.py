@@ -20,8 +20,8 @@ from models.tower import LoadedTower
 from schemas.errors import ArtifactError
 from schemas.records import ACTIONS
 from serving.kernels import kernel, prepare, score_rows
-from serving.user_phase import UserPhase
-from serving.versions import load_head
+from serving.rollout.versions import load_head
+from serving.user.user_phase import UserPhase
 
 __all__ = ["Target", "targets"]
 

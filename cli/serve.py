@@ -90,11 +90,11 @@ def command(
     # Request threads are the parallelism; BLAS threads of their own would make them fight over cores. numpy reads
     # this when it is first imported, which is below.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from serving.exposure import Exposure, read_token
     from serving.kernels import choose
-    from serving.post_processing import NO_FILTERS, Filters
-    from serving.samples import SAMPLES_FOLDER, Samples
-    from serving.server import serve
+    from serving.ranking.post_processing import NO_FILTERS, Filters
+    from serving.ranking.samples import SAMPLES_FOLDER, Samples
+    from serving.web.exposure import Exposure, read_token
+    from serving.web.server import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # aiokafka logs every failed attempt to connect; the feed says once what is wrong and what to do.

@@ -72,7 +72,7 @@ def command(
 def _sample(data_dir: Path, answer: str, server: str) -> dict[str, Any]:
     """A kept answer, of this machine's files or of a server."""
     from serving.client import Client
-    from serving.samples import SAMPLES_FOLDER
+    from serving.ranking.samples import SAMPLES_FOLDER
 
     for path in sorted((data_dir / SAMPLES_FOLDER).glob("answers*.jsonl")):
         with path.open() as file:

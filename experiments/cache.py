@@ -34,8 +34,8 @@ from models.config import ModelConfig
 from models.export import export
 from producers.datasets import open_dataset
 from serving.kernels import Head, prepare
-from serving.user_phase import UserPhase
-from serving.user_states import ENTRY_BYTES
+from serving.user.user_phase import UserPhase
+from serving.user.user_states import ENTRY_BYTES
 
 __all__ = ["Caches", "Costs", "Request", "Sizes", "figure", "late_ms", "replay", "run", "tables"]
 

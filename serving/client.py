@@ -32,8 +32,8 @@ import numpy.typing as npt
 
 from schemas.errors import AifError, BadInput, Corrupt, Unavailable
 from schemas.ids import hashed_id
-from serving.binary import MEDIA_TYPE, BinaryAnswer, BinaryRequest, decode_answer, encode_request
 from serving.client_connection import AsyncConnection, BlockingConnection, Endpoint, Response
+from serving.web.binary import MEDIA_TYPE, BinaryAnswer, BinaryRequest, decode_answer, encode_request
 
 __all__ = ["AsyncClient", "Candidates", "Client", "EntityRef"]
 

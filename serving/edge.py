@@ -26,8 +26,8 @@ from schemas.records import ACTION_CODES, ACTIONS
 from serving.edge_bundle import Bundle, read_bundle
 from serving.kernels import Head, rank
 from serving.kernels.plain import Plain
-from serving.user_phase import UserPhase
-from serving.versions import load_head
+from serving.rollout.versions import load_head
+from serving.user.user_phase import UserPhase
 
 __all__ = ["Edge", "EdgeAnswer", "EdgeUser"]
 

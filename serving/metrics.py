@@ -9,12 +9,12 @@ from prometheus_client import CollectorRegistry, Counter, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.freshness import BUCKETS_S, Freshness
+from serving.feeding.freshness import BUCKETS_S, Freshness
 from serving.kernels import kernel
-from serving.progress import Progress
+from serving.rollout.versions import Versions
 from serving.stages import StageTimes
-from serving.store import SERVED_TABLES, Store
-from serving.versions import Versions
+from serving.tables.progress import Progress
+from serving.tables.store import SERVED_TABLES, Store
 
 __all__ = ["Labelled", "Metrics"]
 

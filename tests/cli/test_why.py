@@ -14,10 +14,10 @@ from domain.partitioner import partition_of
 from producers.topics import create_topics
 from schemas.errors import Unavailable
 from schemas.ids import entity_id
-from serving.api import create_app
 from serving.client import Client
-from serving.samples import Samples
-from serving.store import TablePartition
+from serving.ranking.samples import Samples
+from serving.tables.store import TablePartition
+from serving.web.api import create_app
 from tests.serving.conftest import NOW_MS, item_rows, make_artifact, n2o_records, n2o_rows, user_rows, world  # noqa: F401
 from tests.serving.listening import Listening
 

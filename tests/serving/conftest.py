@@ -23,19 +23,19 @@ from domain.user_state import EventBatch, fold
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import WATERMARK_KEY, entity_key
-from serving.announcements import tag_of
-from serving.api import create_app
-from serving.freshness import Freshness
+from serving.feeding.freshness import Freshness
+from serving.feeding.state import StateFolder
+from serving.feeding.store_writer import StoreWriter
 from serving.metrics import Metrics
-from serving.progress import Progress
-from serving.rank_request import RankRequest
-from serving.rollout import Rollout
-from serving.service import Service
+from serving.ranking.service import Service
+from serving.rollout.announcements import tag_of
+from serving.rollout.flip import Rollout
+from serving.rollout.versions import Versions, load_model
 from serving.stages import StageClock
-from serving.state import StateFolder
-from serving.store import Store, TablePartition
-from serving.store_writer import StoreWriter
-from serving.versions import Versions, load_model
+from serving.tables.progress import Progress
+from serving.tables.store import Store, TablePartition
+from serving.web.api import create_app
+from serving.web.rank_request import RankRequest
 
 SIZES = Dimensions(
     embedding_dim=64, signature_bits=64, category_buckets=8, item_numeric=3, vector_dim=4, bridges=3, tiers=8,

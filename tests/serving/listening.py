@@ -8,8 +8,8 @@ from pathlib import Path
 
 import uvicorn
 
-from serving.admission import Limits
-from serving.connection import connection_class
+from serving.web.admission import Limits
+from serving.web.connection import connection_class
 
 
 class Listening:

@@ -13,10 +13,10 @@ import pytest
 
 from schemas.errors import BadInput, Corrupt, Unavailable
 from schemas.ids import hashed_id
-from serving.admission import Limits
-from serving.api import create_app
-from serving.binary import Outcome
 from serving.client import AsyncClient, Client
+from serving.web.admission import Limits
+from serving.web.api import create_app
+from serving.web.binary import Outcome
 from tests.serving.conftest import NOW_MS, item_rows, n2o_records, n2o_rows, user_rows, watermark_row
 from tests.serving.listening import Listening
 
@@ -168,7 +168,7 @@ def test_a_wrong_url_is_refused() -> None:
 def test_the_client_needs_little() -> None:
     """Importing it loads neither torch, faust, onnxruntime nor the rest of the server."""
     code = "import serving.client, sys; print(sorted(name for name in sys.modules if name in %r))"
-    heavy = ["torch", "faust", "onnxruntime", "uvicorn", "numba", "serving.service", "prometheus_client"]
+    heavy = ["torch", "faust", "onnxruntime", "uvicorn", "numba", "serving.ranking.service", "prometheus_client"]
     done = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -13,10 +13,10 @@ from domain.n2o import Flag
 from models import reference
 from serving.kernels import rank
 from serving.kernels.plain import Plain
-from serving.scorer import Scorer
+from serving.ranking.scorer import Scorer
 from serving.stages import StageClock
-from serving.user_side import Asked
-from serving.user_state import StateMaker
+from serving.user.user_side import Asked
+from serving.user.user_state import StateMaker
 from tests.serving.conftest import NOW_MS, item_rows, user_rows
 from tests.serving.kernels.conftest import chosen, fast_kernels, made_up
 

@@ -1,0 +1,154 @@
+"""`aif serve`: its processes (processes.py), and one that scores: state, HTTP server, and their orderly end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from schemas.deployment import Deployment
+from schemas.errors import BadInput
+from serving.feeding.feeder import FRESHNESS_FILE, Feeder
+from serving.feeding.freshness import Freshness
+from serving.feeding.processes import Processes
+from serving.feeding.state import StateFolder
+from serving.metrics import Metrics
+from serving.ranking.merger import Merger
+from serving.ranking.merger_metrics import MergerMetrics
+from serving.ranking.post_processing import Filters
+from serving.ranking.retrieval import catalogue_of, retrievers_of
+from serving.ranking.samples import Samples
+from serving.ranking.service import Service
+from serving.rollout.following import Follower
+from serving.rollout.versions import Versions
+from serving.tables.progress import Progress
+from serving.tables.slab import compile_slabs
+from serving.tables.store import Store
+from serving.user.upkeep import Upkeep
+from serving.web.admission import Limits
+from serving.web.api import create_app
+from serving.web.connection import connection_class
+from serving.web.exposure import Exposure
+
+__all__ = ["score", "serve"]
+
+#: Threads that score. More than cores would only add waiting to everybody's time.
+_SCORERS: Final = 2
+#: Threads that run user phases, a batch at a time.
+_PHASES: Final = 1
+_SWEEP_S: Final = 60.0
+#: How long a new process lets others answer while it loads what is live.
+_WARM_S: Final = 15.0
+_DRAIN_S: Final = 10
+#: Beyond that, until a process that does not end is killed.
+_MARGIN_S: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+def serve(
+    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples,
+    user_states_mb: int, workers: int, retrieval: str,
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or SIGINT, then finish what is under way and return.
+
+    Raises BadInput where the address cannot be bound.
+    """
+    listener = _bind(exposure.host, exposure.port)
+    _log.info("aif serve: %s:%d (docs/serving-api.md)", exposure.url, listener.getsockname()[1])
+    if exposure.token and not exposure.is_loopback and exposure.tls_cert is None:
+        _log.warning("the token travels in the clear: give --tls-cert and --tls-key, or put TLS in front")
+    _log.info(
+        "broker %s, topics %s*, tables %s", deployment.bootstrap_servers, deployment.prefix, tables or "none here"
+    )
+    compile_slabs()
+    _prepare_state(deployment)
+    feeder = Feeder(deployment, tables, gate)
+    scorer = partial(score, deployment, listener, exposure, gate, filters, samples, user_states_mb << 20, retrieval)
+    scorers: list[tuple[str, Callable[[], None]]] = [(f"scoring process {number}", scorer) for number in range(workers)]
+    Processes([[("the feeder", feeder.run)], scorers]).run(_DRAIN_S + _MARGIN_S)
+    listener.close()
+    _log.info("stopped")
+
+
+def score(
+    deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters,
+    samples: Samples, user_state_bytes: int, retrieval: str,
+) -> None:  # fmt: skip
+    """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
+    # uvicorn raises the signal again once it has drained; by default that would end the process there.
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    folder = StateFolder.of(deployment)
+    store = Store(folder.path(folder.control.state), folder.readers)
+    versions, progress = Versions(store, folder.control, gate), Progress()
+    freshness = Freshness(folder.folder / FRESHNESS_FILE)
+    metrics = Metrics(store, versions, progress, freshness)
+    follower = Follower(deployment, folder, store, versions, progress)
+    with (
+        ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers,
+        ThreadPoolExecutor(_PHASES, thread_name_prefix="phase") as phases,
+    ):
+        merger = Merger.of(store, versions, scorers, phases, user_state_bytes)
+        metrics.registry.register(MergerMetrics(merger.users))
+        catalogue = None if retrieval == "none" else catalogue_of(retrieval, merger.popularity)
+        upkeep = Upkeep(versions, merger.users, merger.speeds, catalogue, _SWEEP_S)
+        retrievers = retrievers_of(catalogue)
+        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers)
+        limits = Limits()
+        config = uvicorn.Config(
+            create_app(service, metrics, freshness, limits, exposure.token),
+            loop="uvloop",
+            http=connection_class(limits),
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            log_level=logging.WARNING,
+            timeout_keep_alive=int(limits.idle_s),
+            timeout_graceful_shutdown=_DRAIN_S,
+            ssl_certfile=exposure.tls_cert,
+            ssl_keyfile=exposure.tls_key,
+        )
+        follower.start()
+        upkeep.start()
+        try:
+            follower.wait_for_live(_WARM_S, ending)
+            if not ending.is_set():
+                uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            _log.info("stopping: requests are drained")
+            upkeep.stop()
+            follower.stop()
+    store.close()
+
+
+def _prepare_state(deployment: Deployment) -> None:
+    """See to it that there is a state that can be opened, before anybody reads it."""
+    folder = StateFolder.of(deployment)
+    if (lock := folder.lock()) is not None:
+        folder.open_or_create()[1].close()
+        os.close(lock)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket, bound before anything else starts: a taken port is the first thing to be known."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise BadInput(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
+    return listener
