@@ -76,6 +76,12 @@ def publish(deployment: Deployment, artifact: str, *, published_by: str = "", re
         "uri": str(folder),
         "published_by": published_by,
         "reason": reason,
+        "command": "publish",
+        "gate": 0.999,
+        "auto": True,
+        "shadow_s": 0,
+        "min_overlap": 0.0,
+        "retain_s": 86_400,
     }
     producer = producer_client(deployment)
     try:

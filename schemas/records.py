@@ -13,6 +13,7 @@ __all__ = [
     "ACTION_CODES",
     "Action",
     "ActivitySource",
+    "BuildProgress",
     "DeadLetter",
     "ItemActivity",
     "ItemActivityRow",
@@ -20,6 +21,8 @@ __all__ = [
     "ItemUpdate",
     "ModelVersion",
     "N2ORow",
+    "RolloutEvent",
+    "ShadowReport",
     "UserChunk",
     "UserEvent",
     "UserHead",
@@ -86,6 +89,68 @@ class ModelVersion(TypedDict):
     uri: str
     published_by: str
     reason: str
+    command: Literal["publish", "promote", "rollback", "pause", "resume", "retire"]
+    gate: float
+    auto: bool
+    shadow_s: int
+    min_overlap: float
+    retain_s: int
+
+
+class RolloutEvent(TypedDict):
+    """See avro/rollout_event.avsc."""
+
+    epoch: int
+    event_time_ms: int
+    decision: Literal[
+        "accept", "refuse", "build", "cover", "live", "rollback", "pause", "resume", "retire", "reject",
+    ]  # fmt: skip
+    version: str
+    slot: str
+    command_offset: int
+    uri: str
+    manifest_sha256: str
+    gate: float
+    auto: bool
+    shadow_s: int
+    min_overlap: float
+    retain_s: int
+    by: str
+    reason: str
+
+
+class BuildProgress(TypedDict):
+    """See avro/build_progress.avsc."""
+
+    version: str
+    partition: int
+    build_epoch: int
+    items: int
+    written: int
+    rejected: int
+    done: bool
+    items_per_s: float
+    problem: str
+    worker: str
+    event_time_ms: int
+
+
+class ShadowReport(TypedDict):
+    """See avro/shadow_report.avsc."""
+
+    version: str
+    build_epoch: int
+    live: str
+    node: str
+    event_time_ms: int
+    requests: int
+    dropped: int
+    overlap_sum: float
+    correlation_sum: float
+    drift_sum: float
+    shift_sum: float
+    live_ms_sum: float
+    shadow_ms_sum: float
 
 
 class DeadLetter(TypedDict):

@@ -85,8 +85,24 @@ _SOURCES: Final = (
     ),
     Topic(
         "model-versions", "constant", "model_version", 1, "delete", None, "LogAppendTime",
-        "aif model publish", "every worker and server, without a group, from the start",
-        "One partition: the log's order decides which version is the newest.",
+        "aif model publish", "the coordinator, without a group, from the start",
+        "Commands of operators, publishing included; the coordinator decides on each once, in log order.",
+    ),
+    Topic(
+        "rollout", "constant", "rollout_event", 1, "delete", None, "LogAppendTime",
+        "the coordinator: the worker that owns partition 0 of item-updates",
+        "every worker and server, without a group, from the start",
+        "Decisions: one counts where its epoch is the next one, so all readers reach the same state.",
+    ),
+    Topic(
+        "build-progress", "version/partition", "build_progress", 1, "compact", None, "LogAppendTime",
+        "item agent, rebuild", "the coordinator, aif model status",
+        "In the transaction of the rows that it counts; read committed.",
+    ),
+    Topic(
+        "shadow-reports", "version/node", "shadow_report", 1, "compact", None, "LogAppendTime",
+        "serving feeder", "the coordinator, aif model compare",
+        "The newest sums of each node.",
     ),
 )  # fmt: skip
 
@@ -98,9 +114,13 @@ TABLES: Final[dict[str, Table]] = {
             "rebuild after a new model, serving (titles, coverage)",
             "The newest state of each item with its LSH signature; a deleted item stays as a marker.",
         ),
-        Table(
-            "n2o_a", "item_id", "n2o_row", "item-updates", "item agent, rebuild", "serving (N2O slab)",
-            "One fixed-size record per item: vector, bridge weights, signature and the model version that made them.",
+        *(
+            Table(
+                slot, "item_id", "n2o_row", "item-updates", "item agent, rebuild", "serving (N2O slab)",
+                "The slot of one model version at a time, as topic rollout says: a fixed-size record per item with"
+                " vector, bridge weights, signature and the version that made them.",
+            )
+            for slot in ("n2o_a", "n2o_b", "n2o_c")
         ),
         Table(
             "item_activity", "item_id", "item_activity_row", "item-activity", "activity agent",

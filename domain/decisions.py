@@ -1,0 +1,202 @@
+"""What the coordinator decides next, from the state, the commands, the workers' progress and the clock. No I/O.
+
+One decision at a time: it is written, read back, and the next one is made of the state that it made. So a coordinator
+that dies between two leaves nothing half done, and its successor goes on from the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from domain.rollout import Decision, Phase, Rollout, Terms, Version
+from schemas.records import BuildProgress, ModelVersion, RolloutEvent, ShadowReport
+
+__all__ = ["Coverage", "Inputs", "coverage_of", "decide"]
+
+#: Shadow-scored requests that a gate on them waits for.
+_FEWEST_SHADOWED: Final = 100
+_ON_THE_WAY: Final = (Phase.PUBLISHED, Phase.BUILDING, Phase.COVERED)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a decision is made of, besides the state."""
+
+    commands: Sequence[tuple[int, ModelVersion]]  #: (offset, command), in log order
+    progress: Mapping[tuple[str, int], BuildProgress]  #: newest by (version, partition)
+    shadows: Mapping[tuple[str, str], ShadowReport]  #: newest by (version, node)
+    checked: Mapping[str, str]  #: verdict on artifacts of published versions: "" is good, else what is wrong
+    partitions: int  #: of the deployment
+    now_ms: int
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far a build is, over all partitions; a partition that has not reported counts as nothing done."""
+
+    items: int
+    written: int
+    rejected: int
+    done: bool  #: every partition has looked at all its items
+    problems: Sequence[str] = field(default_factory=list)  #: what workers cannot get over
+    missing: Sequence[int] = field(default_factory=list)  #: partitions that have not reported
+
+    @property
+    def share(self) -> float:
+        """Items with a row, of 1; 1 where there are none."""
+        return self.written / self.items if self.items else float(self.done)
+
+
+def coverage_of(version: Version, progress: Mapping[tuple[str, int], BuildProgress], partitions: int) -> Coverage:
+    """The coverage of a version's present build."""
+    reports = {
+        partition: report
+        for partition in range(partitions)
+        if (report := progress.get((version.name, partition))) and report["build_epoch"] == version.build_epoch
+    }
+    found = list(reports.values())
+    return Coverage(
+        items=sum(report["items"] for report in found),
+        written=sum(report["written"] for report in found),
+        rejected=sum(report["rejected"] for report in found),
+        done=len(found) == partitions and all(report["done"] for report in found),
+        problems=sorted({report["problem"] for report in found if report["problem"]}),
+        missing=[partition for partition in range(partitions) if partition not in reports],
+    )
+
+
+def decide(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
+    """The next decision, None where there is nothing to decide now."""
+    for offset, command in inputs.commands:
+        if offset >= state.next_command:
+            return _commanded(state, offset, command, inputs.now_ms)
+    return _superseded(state, inputs) or _going_on(state, inputs) or _expired(state, inputs)
+
+
+def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) -> RolloutEvent:
+    """The decision on a command: what it asks for, or REFUSE with what stands against it."""
+    asked, version = command["command"], state.get(command["version"])
+
+    def decided(decision: Decision, name: str = command["version"], reason: str = command["reason"]) -> RolloutEvent:
+        return _event(state, decision, name, now_ms, reason, offset=offset, command=command)
+
+    def refused(why: str) -> RolloutEvent:
+        return decided(Decision.REFUSE, reason=f"{asked}: {why}")
+
+    if asked == "publish":
+        if version is not None and version.phase is Phase.RETAINED:
+            return refused("it is retained for a roll-back: `aif model rollback` makes it live again")
+        return decided(Decision.ACCEPT)
+    if asked == "rollback":
+        if state.live is None or state.retained is None:
+            return refused("no version is retained to go back to")
+        if command["version"] not in ("", state.live.name):
+            return refused(f"{state.live.name} is live: it is rolled back already, or never was live")
+        return decided(Decision.ROLLBACK, state.live.name)
+    if version is None:
+        return refused("no such version was published")
+    if asked == "promote":
+        if version.phase is not Phase.COVERED:
+            return refused(f"it is {version.phase}, only a covered version can go live")
+        return decided(Decision.LIVE)
+    if asked == "retire":
+        if version.phase is Phase.LIVE:
+            return refused("it is live: promote or publish another one, or roll back")
+        if version.phase in (Phase.RETIRED, Phase.REJECTED):
+            return refused(f"it is {version.phase} already")
+        return decided(Decision.RETIRE)
+    if version.phase not in _ON_THE_WAY:
+        return refused(f"it is {version.phase}: nothing goes on that could be stopped or gone on with")
+    return decided(Decision.PAUSE if asked == "pause" else Decision.RESUME)
+
+
+def _superseded(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
+    """Of several versions on their way the one published last counts."""
+    on_the_way = [each for each in state.versions if each.phase in _ON_THE_WAY]
+    if len(on_the_way) < 2:
+        return None
+    oldest, newest = on_the_way[0], on_the_way[-1]
+    return _event(state, Decision.RETIRE, oldest.name, inputs.now_ms, f"superseded by {newest.name}")
+
+
+def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
+    """The next step of the version on its way."""
+    version = next((each for each in state.versions if each.phase in _ON_THE_WAY), None)
+    if version is None or version.paused:
+        return None
+
+    def decided(decision: Decision, reason: str, slot: str = "") -> RolloutEvent:
+        return _event(state, decision, version.name, inputs.now_ms, reason, slot=slot)
+
+    if version.phase is Phase.PUBLISHED:
+        verdict = inputs.checked.get(version.name)
+        if verdict is None:
+            return None
+        if verdict:
+            return decided(Decision.REJECT, verdict)
+        return decided(Decision.BUILD, "its artifact passed every check", state.free_slot)
+    if version.phase is Phase.BUILDING:
+        coverage = coverage_of(version, inputs.progress, inputs.partitions)
+        if coverage.problems:
+            return decided(Decision.REJECT, coverage.problems[0])
+        if not coverage.done:
+            return None
+        said = f"{coverage.written} of {coverage.items} items have a row, {coverage.rejected} were rejected"
+        enough = coverage.share >= version.terms.gate
+        return decided(Decision.COVER if enough else Decision.REJECT, said)
+    return _after_shadow(state, version, inputs) if version.terms.auto else None
+
+
+def _after_shadow(state: Rollout, version: Version, inputs: Inputs) -> RolloutEvent | None:
+    terms: Terms = version.terms
+    if state.live is None:
+        return _event(state, Decision.LIVE, version.name, inputs.now_ms, "the first version")
+    if inputs.now_ms < version.since_ms + 1000 * terms.shadow_s:
+        return None
+    if not terms.min_overlap:
+        return _event(state, Decision.LIVE, version.name, inputs.now_ms, "covered")
+    reports = [
+        report
+        for (name, _), report in inputs.shadows.items()
+        if name == version.name and report["live"] == state.live.name and report["build_epoch"] == version.build_epoch
+    ]
+    requests = sum(report["requests"] for report in reports)
+    if requests < _FEWEST_SHADOWED:
+        return None
+    overlap = sum(report["overlap_sum"] for report in reports) / requests
+    said = f"mean top-k overlap {overlap:.3f} over {requests} requests in the shadow, {terms.min_overlap} asked"
+    decision = Decision.LIVE if overlap >= terms.min_overlap else Decision.REJECT
+    return _event(state, decision, version.name, inputs.now_ms, said)
+
+
+def _expired(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
+    retained, live = state.retained, state.live
+    if retained is None or live is None or inputs.now_ms < retained.since_ms + 1000 * live.terms.retain_s:
+        return None
+    return _event(state, Decision.RETIRE, retained.name, inputs.now_ms, "its window for a roll-back has passed")
+
+
+def _event(
+    state: Rollout, decision: Decision, version: str, now_ms: int, reason: str, *,
+    slot: str = "", offset: int = -1, command: ModelVersion | None = None,
+) -> RolloutEvent:  # fmt: skip
+    terms = Terms()
+    return {
+        "epoch": state.epoch + 1,
+        "event_time_ms": now_ms,
+        "decision": decision.value,
+        "version": version,
+        "slot": slot,
+        "command_offset": offset,
+        "uri": command["uri"] if command else "",
+        "manifest_sha256": command["manifest_sha256"] if command else "",
+        "gate": command["gate"] if command else terms.gate,
+        "auto": command["auto"] if command else terms.auto,
+        "shadow_s": command["shadow_s"] if command else terms.shadow_s,
+        "min_overlap": command["min_overlap"] if command else terms.min_overlap,
+        "retain_s": command["retain_s"] if command else terms.retain_s,
+        "by": command["published_by"] if command else "coordinator",
+        "reason": reason,
+    }
