@@ -29,10 +29,11 @@ from streams.fold import Fold
 from streams.fresh_items import FreshItems, TableActivity
 from streams.health import attach_health
 from streams.item_activity import ItemActivityFold
+from streams.item_model import Feed
 from streams.item_updates import ItemUpdatesFold
 from streams.lane import KafkaRim, Lane
 from streams.loop_watch import watch_loop
-from streams.rollout import ItemModel, ModelFollower
+from streams.rollout import RolloutFollower
 from streams.sources import source_topic_ids
 from streams.tables import BatchedTable, LaneTableManager
 from streams.user_events import UserEventsFold
@@ -64,6 +65,9 @@ class WorkerSettings:
     broker_budget_s: float = 60.0
     #: Whether tables of a source topic that was deleted and made again are emptied and made anew from it.
     reset_recreated: bool = False
+    #: Items a second that the rebuild of a model version may look at, all partitions together; 0: as fast as live
+    #: updates allow.
+    rebuild_items_per_s: float = 0.0
     #: For crash tests; see failpoint.py.
     failpoint: str = ""
 
@@ -74,6 +78,7 @@ class WorkerSettings:
         # Kafka's own upper limit, unless the broker says otherwise (group.max.session.timeout.ms).
         _require(1 <= self.session_timeout_s <= 1_800, "SESSION_TIMEOUT_S", "1 to 1800 seconds", self.session_timeout_s)
         _require(self.broker_budget_s > 0, "BROKER_BUDGET_S", "more than 0 seconds", self.broker_budget_s)
+        _require(self.rebuild_items_per_s >= 0, "REBUILD_ITEMS_PER_S", "at least 0 a second", self.rebuild_items_per_s)
         _require(self.standby_replicas >= 0, "STANDBY_REPLICAS", "a number of at least 0", self.standby_replicas)
 
     @classmethod
@@ -102,7 +107,7 @@ class Worker:
     rim: KafkaRim
     failpoint: Failpoint
     lanes: list[Lane] = field(default_factory=list)
-    follower: ModelFollower | None = None
+    follower: RolloutFollower | None = None
     fresh: FreshItems = field(default_factory=FreshItems)
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
@@ -124,7 +129,7 @@ class Worker:
         """Start what runs beside the agents."""
         assert self.follower is not None
         beside = [
-            ("model follower", self.follower.run()),
+            ("rollout", self.follower.run()),
             ("loop watch", watch_loop()),
             *((f"watch {lane.topic}", lane.watch()) for lane in self.lanes),
         ]
@@ -198,17 +203,18 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         web_router_enabled=False,
     )
     worker = Worker(deployment, settings, app, KafkaRim(deployment), Failpoint.parse(settings.failpoint))
-    items = ItemUpdatesFold(deployment, fresh=worker.fresh)
+    items = ItemUpdatesFold(deployment, fresh=worker.fresh, worker=settings.name)
     users, activity = UserEventsFold(deployment), ItemActivityFold(deployment, worker.fresh)
     worker.lanes = [_attach(worker, fold) for fold in (items, users, activity)]
     items.activity = _activity_of(worker.lanes[2])
     worker.lanes[2].on_progress = worker.lanes[0].wake_partition
 
-    def use_model(model: ItemModel) -> None:
-        items.use_model(model)
+    def feed(feeds: Mapping[str, Feed]) -> None:
+        items.feed(feeds)
         worker.lanes[0].wake()
 
-    worker.follower = ModelFollower(deployment, use_model)
+    worker.follower = RolloutFollower(deployment, feed)
+    worker.lanes[0].before_taking_over = worker.follower.caught_up
     app.on_partitions_revoked.connect(worker.on_partitions_revoked)
     app.on_partitions_assigned.connect(worker.on_partitions_assigned)
     app.on_before_shutdown.connect(worker.on_before_shutdown)
@@ -238,6 +244,7 @@ def _attach(worker: Worker, fold: Fold) -> Lane:
     lane = Lane(
         app, deployment, fold, tables, worker.rim,
         reset_recreated=worker.settings.reset_recreated, broker_budget_s=worker.settings.broker_budget_s,
+        rebuild_rows_per_s=worker.settings.rebuild_items_per_s if fold.source == "item-updates" else 0.0,
         failpoint=worker.failpoint,
     )  # fmt: skip
 
