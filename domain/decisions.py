@@ -26,7 +26,7 @@ class Inputs:
     commands: Sequence[tuple[int, ModelVersion]]  #: (offset, command), in log order
     progress: Mapping[tuple[str, int], BuildProgress]  #: newest by (version, partition)
     shadows: Mapping[tuple[str, str], ShadowReport]  #: newest by (version, node)
-    checked: Mapping[str, str]  #: verdict on artifacts of published versions: "" is good, else what is wrong
+    checked: Mapping[int, str]  #: verdict on the artifact of a Version, by its `offset`: "" is good, else what is wrong
     partitions: int  #: of the deployment
     now_ms: int
 
@@ -71,7 +71,8 @@ def decide(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
     for offset, command in inputs.commands:
         if offset >= state.next_command:
             return _commanded(state, offset, command, inputs.now_ms)
-    return _superseded(state, inputs) or _going_on(state, inputs) or _expired(state, inputs)
+    steps = (_refuted, _superseded, _going_on, _expired)
+    return next((event for step in steps if (event := step(state, inputs))), None)
 
 
 def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) -> RolloutEvent:
@@ -85,9 +86,8 @@ def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) 
         return decided(Decision.REFUSE, reason=f"{asked}: {why}")
 
     if asked == "publish":
-        if version is not None and version.phase is Phase.RETAINED:
-            return refused("it is retained for a roll-back: `aif model rollback` makes it live again")
-        return decided(Decision.ACCEPT)
+        against = _against_publishing(version, command) if version else ""
+        return refused(against) if against else decided(Decision.ACCEPT)
     if asked == "rollback":
         if state.live is None or state.retained is None:
             return refused("no version is retained to go back to")
@@ -111,17 +111,41 @@ def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) 
     return decided(Decision.PAUSE if asked == "pause" else Decision.RESUME)
 
 
+def _against_publishing(version: Version, command: ModelVersion) -> str:
+    """Why a version that the state knows cannot be published (again) by this command; "" where it can."""
+    if version.phase is Phase.RETAINED:
+        return "it is retained for a roll-back: `aif model rollback` makes it live again"
+    if version.fed and version.manifest_sha256 != command["manifest_sha256"]:
+        return f"it is {version.phase} with another manifest, {version.manifest_sha256}: one name, one artifact"
+    if version.phase is Phase.COVERED and command["gate"] > version.terms.gate:
+        return f"it is covered under the gate {version.terms.gate}: retire it first, to build it under another"
+    return ""
+
+
+def _refuted(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
+    """A published version whose artifact is bad is rejected before anything else: it must not supersede a good one."""
+    for each in state.versions:
+        verdict = inputs.checked.get(each.offset)
+        if each.phase is Phase.PUBLISHED and not each.paused and verdict:
+            return _event(state, Decision.REJECT, each.name, inputs.now_ms, verdict)
+    return None
+
+
 def _superseded(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
-    """Of several versions on their way the one published last counts."""
-    on_the_way = [each for each in state.versions if each.phase in _ON_THE_WAY]
-    if len(on_the_way) < 2:
+    """Of several versions the one published last counts, the live one included, once its artifact is known as good."""
+    newest = -1
+    for place, each in enumerate(state.versions):
+        good = each.phase is Phase.PUBLISHED and inputs.checked.get(each.offset) == ""
+        if good or each.phase in (Phase.BUILDING, Phase.COVERED, Phase.LIVE):
+            newest = place
+    older = next((each for each in state.versions[: max(newest, 0)] if each.phase in _ON_THE_WAY), None)
+    if older is None:
         return None
-    oldest, newest = on_the_way[0], on_the_way[-1]
-    return _event(state, Decision.RETIRE, oldest.name, inputs.now_ms, f"superseded by {newest.name}")
+    return _event(state, Decision.RETIRE, older.name, inputs.now_ms, f"superseded by {state.versions[newest].name}")
 
 
 def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
-    """The next step of the version on its way."""
+    """The next step of the oldest version on its way; a newer one waits for its artifact's verdict to supersede it."""
     version = next((each for each in state.versions if each.phase in _ON_THE_WAY), None)
     if version is None or version.paused:
         return None
@@ -130,11 +154,8 @@ def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
         return _event(state, decision, version.name, inputs.now_ms, reason, slot=slot)
 
     if version.phase is Phase.PUBLISHED:
-        verdict = inputs.checked.get(version.name)
-        if verdict is None:
+        if inputs.checked.get(version.offset) != "":
             return None
-        if verdict:
-            return decided(Decision.REJECT, verdict)
         return decided(Decision.BUILD, "its artifact passed every check", state.free_slot)
     if version.phase is Phase.BUILDING:
         coverage = coverage_of(version, inputs.progress, inputs.partitions)

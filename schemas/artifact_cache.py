@@ -1,0 +1,183 @@
+"""Model artifacts on this machine: a copy of every version that is used here, by the version's name.
+
+::
+
+    <data_dir>/artifacts/<version>          complete and checked; appears whole, by one rename
+                        /.<version>.part    being fetched
+                        /.<version>.lock    whoever fetches holds it
+
+Workers, servers and commands read a model from here and from nowhere else, so a version that was here once goes on
+whatever becomes of its source. A copy is checked whenever it is asked for; a damaged one is fetched again.
+
+What makes an artifact good is not decided here (domain/artifact.py does): the check reads an artifact's files by name,
+and what it has read is what is kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+
+from schemas.errors import ArtifactError, Unavailable
+
+__all__ = ["Check", "artifacts_folder", "local_artifact"]
+
+_MANIFEST: Final = "manifest.json"
+_VERSION: Final = re.compile(r"[0-9a-f]{16}")
+
+
+class Check(Protocol):
+    """Reads all files of an artifact and raises ArtifactError where it is not good: `domain.artifact.check_artifact`.
+
+    An OSError of `read` is to become an ArtifactError.
+    """
+
+    def __call__(self, read: Callable[[str], bytes], *, version: str | None = None) -> object:
+        """Check the artifact of this version."""
+
+
+def artifacts_folder(data_dir: Path) -> Path:
+    """Where the artifacts of a data folder are, each under its version."""
+    return data_dir / "artifacts"
+
+
+def local_artifact(uri: str, version: str, manifest_sha256: str, data_dir: Path, check: Check) -> Path:
+    """The folder of a version on this machine, fetched from `uri` where there is no good one yet.
+
+    `uri` is a path, a file: URI or any URL that fsspec reads (memory://, s3://, gs://, https://). Blocks while it
+    fetches; several processes at once fetch once. Raises ArtifactError where the source is not this version's
+    artifact, lacks a file or cannot be read by this machine, and Unavailable where it cannot be reached now.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ArtifactError(f"{version!r} is no model version: expected 16 hex digits")
+    folder = artifacts_folder(data_dir) / version
+    if _good(folder, version, manifest_sha256, check):
+        return folder
+    with _in_turn(folder):
+        # Another process may have fetched it while this one waited.
+        if not _good(folder, version, manifest_sha256, check):
+            _fetch(uri, folder, version, manifest_sha256, check)
+    return folder
+
+
+def _good(folder: Path, version: str, manifest_sha256: str, check: Check) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        _checked(lambda name: (folder / name).read_bytes(), version, manifest_sha256, check)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _checked(read: Callable[[str], bytes], version: str, manifest_sha256: str, check: Check) -> None:
+    """Run the check, and hold the manifest's bytes against the whole digest, of which the version is the head."""
+    found: list[str] = []
+
+    def watched(name: str) -> bytes:
+        data = read(name)
+        if name == _MANIFEST:
+            found.append(hashlib.sha256(data).hexdigest())
+        return data
+
+    check(watched, version=version)
+    if found != [manifest_sha256]:
+        raise ArtifactError(
+            f"{_MANIFEST} of {version} has sha256 {' '.join(found) or 'unknown'}, {manifest_sha256} was published"
+        )
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """One process at a time for a version; the lock ends with the process that holds it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _fetch(uri: str, folder: Path, version: str, manifest_sha256: str, check: Check) -> None:
+    read, part = _reader(uri), folder.with_name(f".{folder.name}.part")
+
+    def kept(name: str) -> bytes:
+        if Path(name).name != name:
+            raise ArtifactError(f"it lists {name!r}: files of an artifact have plain names")
+        data = read(name)
+        try:
+            (part / name).write_bytes(data)
+        except OSError as error:
+            raise _not_written(part, error) from error
+        return data
+
+    try:
+        _clear(part)  # of a process that ended in the middle
+        part.mkdir()
+        _checked(kept, version, manifest_sha256, check)
+        _clear(folder)
+        part.rename(folder)
+    except ArtifactError as error:
+        _clear(part)
+        raise ArtifactError(f"artifact {uri}: {error}") from error
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
+def _reader(uri: str) -> Callable[[str], bytes]:
+    """Reads a source's files by name: raises OSError where the source says no, Unavailable where it does not answer."""
+    raw = _raw_reader(uri)
+
+    def read(name: str) -> bytes:
+        try:
+            return raw(name)
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except Exception as error:  # each kind of storage has errors of its own
+            raise _unreachable(uri, error) from error
+
+    return read
+
+
+def _raw_reader(uri: str) -> Callable[[str], bytes]:
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        folder = Path(unquote(parts.path) if parts.scheme else uri)
+        return lambda name: (folder / name).read_bytes()
+    try:
+        files, root = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise ArtifactError(
+            f"artifact {uri} cannot be read here ({error}): use a path or a URL that fsspec knows, and install the "
+            "package for its kind on every worker and server"
+        ) from error
+    except Exception as error:  # each kind of storage has errors of its own
+        raise _unreachable(uri, error) from error
+    return lambda name: bytes(files.cat_file(f"{root.rstrip('/')}/{name}"))
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _unreachable(uri: str, error: Exception) -> Unavailable:
+    return Unavailable(f"artifact {uri} cannot be reached: {type(error).__name__}: {error}")
+
+
+def _not_written(folder: Path, error: OSError) -> Unavailable:
+    return Unavailable(f"{folder} cannot be written ({error}): see whether the disk is full or the folder protected")
