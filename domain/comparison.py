@@ -13,6 +13,7 @@ What is compared, and what the answer is where there is nothing to compare:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,7 +71,7 @@ def spearman(one: _Floats, two: _Floats) -> float:
     norms = float(first @ first) * float(second @ second)
     if norms == 0.0:
         return float(not first.any() and not second.any())
-    return min(1.0, max(-1.0, float(first @ second) / norms**0.5))
+    return min(1.0, max(-1.0, float(first @ second) / math.sqrt(norms)))
 
 
 def average_ranks(values: _Floats) -> npt.NDArray[np.float64]:

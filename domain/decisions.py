@@ -171,12 +171,12 @@ def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
 
 def _after_shadow(state: Rollout, version: Version, inputs: Inputs) -> RolloutEvent | None:
     terms: Terms = version.terms
-    if state.live is None:
+    pair = to_compare(state)
+    if pair is None:
         return _event(state, Decision.LIVE, version.name, inputs.now_ms, "the first version")
     if inputs.now_ms < version.since_ms + 1000 * terms.shadow_s:
         return None
-    pair = to_compare(state)
-    if not terms.min_overlap or pair is None:
+    if not terms.min_overlap:
         return _event(state, Decision.LIVE, version.name, inputs.now_ms, "covered")
     verdict = judged(sums_of(pair, inputs.shadows.values()), terms.min_overlap)
     if verdict.passes is None:

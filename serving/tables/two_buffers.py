@@ -39,7 +39,7 @@ class TwoBuffers:
         """What was written last; empty where nothing was, or where a writer was faster every time."""
         for _ in range(_TRIES):
             buffer = self._buffers[int(self._turn[0]) & 1].copy()
-            data = buffer.tobytes()[_HEADER_BYTES : _HEADER_BYTES + max(0, int(buffer[0]))]
+            data: bytes = buffer.tobytes()[_HEADER_BYTES : _HEADER_BYTES + max(0, int(buffer[0]))]
             if data and zlib.crc32(data) == buffer[1]:
                 return data
         return b""

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.comparison import Comparison
-from domain.shadow import FEWEST_REQUESTS, Pair, ShadowSums, judged, sums_of
+from domain.rollout import Rollout
+from domain.shadow import FEWEST_REQUESTS, Pair, ShadowSums, judged, sums_of, to_compare
 
 PAIR = Pair("00000000000000aa", 7, "00000000000000bb")
 UNIT = st.floats(0, 1)
@@ -70,3 +71,29 @@ def test_a_verdict_waits_for_requests_and_counts_failed_ones(sums, passes) -> No
 def test_without_terms_everything_passes() -> None:
     """A version of which no overlap is asked passes unseen."""
     assert judged(ShadowSums(), 0.0).passes is True
+
+
+@pytest.mark.parametrize(
+    ("decisions", "compares"),
+    [
+        (["accept", "build", "cover"], False),
+        (["accept", "build", "cover", "live"], False),
+        (["accept", "build", "cover", "live", "accept2", "build2"], False),
+        (["accept", "build", "cover", "live", "accept2", "build2", "cover2"], True),
+        (["accept", "build", "cover", "live", "accept2", "build2", "cover2", "live2"], False),
+    ],
+)
+def test_a_covered_version_is_compared_with_the_live_one(decisions, compares) -> None:
+    """Only while one is live and the next covered, and by the epoch at which it was begun."""
+    state = Rollout()
+    for epoch, decision in enumerate(decisions, 1):
+        version = PAIR.version if decision.endswith("2") else PAIR.live
+        slot = {"build": "n2o_a", "build2": "n2o_b"}.get(decision, "")
+        event = {
+            "epoch": epoch, "event_time_ms": 1, "decision": decision.rstrip("2"), "version": version, "slot": slot,
+            "command_offset": -1, "uri": "", "manifest_sha256": "", "gate": 1.0, "auto": True, "shadow_s": 0,
+            "min_overlap": 0.0, "retain_s": 1, "by": "", "reason": "",
+        }  # fmt: skip
+        state = state.applied(event)
+    assert state.epoch == len(decisions)
+    assert to_compare(state) == (PAIR._replace(build_epoch=6) if compares else None)
