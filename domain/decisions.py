@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from domain.rollout import Decision, Phase, Rollout, Terms, Version
+from domain.shadow import judged, sums_of, to_compare
 from schemas.records import BuildProgress, ModelVersion, RolloutEvent, ShadowReport
 
 __all__ = ["Coverage", "Inputs", "coverage_of", "decide"]
 
-#: Shadow-scored requests that a gate on them waits for.
-_FEWEST_SHADOWED: Final = 100
 _VERSION: Final = re.compile(r"[0-9a-f]{16}")
 #: Ten years: what is longer is a mistake, and times stay within 64 bits.
 _LONGEST_S: Final = 10 * 365 * 86_400
@@ -192,24 +191,18 @@ def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
 
 def _after_shadow(state: Rollout, version: Version, inputs: Inputs) -> RolloutEvent | None:
     terms: Terms = version.terms
-    if state.live is None:
+    pair = to_compare(state)
+    if pair is None:
         return _event(state, Decision.LIVE, version.name, inputs.now_ms, "the first version")
     if inputs.now_ms < version.since_ms + 1000 * terms.shadow_s:
         return None
     if not terms.min_overlap:
         return _event(state, Decision.LIVE, version.name, inputs.now_ms, "covered")
-    reports = [
-        report
-        for (name, _), report in inputs.shadows.items()
-        if name == version.name and report["live"] == state.live.name and report["build_epoch"] == version.build_epoch
-    ]
-    requests = sum(report["requests"] for report in reports)
-    if requests < _FEWEST_SHADOWED:
+    verdict = judged(sums_of(pair, inputs.shadows.values()), terms.min_overlap)
+    if verdict.passes is None:
         return None
-    overlap = sum(report["overlap_sum"] for report in reports) / requests
-    said = f"mean top-k overlap {overlap:.3f} over {requests} requests in the shadow, {terms.min_overlap} asked"
-    decision = Decision.LIVE if overlap >= terms.min_overlap else Decision.REJECT
-    return _event(state, decision, version.name, inputs.now_ms, said)
+    decision = Decision.LIVE if verdict.passes else Decision.REJECT
+    return _event(state, decision, version.name, inputs.now_ms, verdict.says)
 
 
 def _expired(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
