@@ -8,6 +8,7 @@ from streams.fold import Writes
 
 __all__ = [
     "batch_applied",
+    "decided",
     "fed_without_model",
     "model_loads_failed",
     "rebuilt",
@@ -26,6 +27,7 @@ transaction_seconds = Histogram(
     "aif_transaction_seconds", "Time of a batch's Kafka transaction.", ["source"],
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )  # fmt: skip
+decided = Counter("aif_rollout_decisions", "Decisions that this worker wrote as the coordinator.", ["decision"])
 model_loads_failed = Counter("aif_model_loads_failed", "Attempts to load the item model of a version that failed.")
 fed_without_model = Gauge("aif_fed_versions_without_model", "Versions whose rows fall behind: no model of theirs here.")
 rollout_unreadable = Counter("aif_rollout_unreadable", "Decisions that this build cannot read.")

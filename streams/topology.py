@@ -22,6 +22,7 @@ from schemas.deployment import Deployment, settings_from_env
 from schemas.errors import BadInput
 from streams import internals
 from streams.batching import URL_SCHEME, register_transport
+from streams.coordinator import Coordinator
 from streams.datadir import claim
 from streams.destinations import require_destinations
 from streams.failpoint import Failpoint
@@ -128,8 +129,12 @@ class Worker:
     async def on_started(self, app: faust.App, **_: Any) -> None:
         """Start what runs beside the agents."""
         assert self.follower is not None
+        coordinator = Coordinator(
+            self.deployment, self.follower, self.coordinates, broker_budget_s=self.settings.broker_budget_s
+        )
         beside = [
             ("rollout", self.follower.run()),
+            ("coordinator", coordinator.run()),
             ("loop watch", watch_loop()),
             *((f"watch {lane.topic}", lane.watch()) for lane in self.lanes),
         ]
@@ -137,6 +142,11 @@ class Worker:
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._on_task_done)
             self._tasks.append(task)
+
+    def coordinates(self) -> bool:
+        """Whether roll-outs are this worker's to decide: it owns partition 0 of item-updates."""
+        partition = self.lanes[0].partitions.get(0)
+        return partition is not None and partition.ready
 
     async def on_partitions_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
         """Every rebalance takes all partitions first."""

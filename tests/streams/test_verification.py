@@ -265,23 +265,9 @@ class World:
         digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
         for decision in ("accept", "build", "cover", "live"):
             self._epoch += 1
-            terms = {
-                "gate": 1.0,
-                "auto": True,
-                "shadow_s": 0,
-                "min_overlap": 0.0,
-                "retain_s": 0,
-                "by": "",
-                "reason": "",
-            }
-            what = {
-                "epoch": self._epoch,
-                "event_time_ms": NOW_MS,
-                "decision": decision,
-                "version": version,
-                "reason": "",
-            }
-            where = {"slot": slot, "command_offset": -1, "uri": str(folder), "manifest_sha256": digest}
+            terms = {"gate": 1.0, "auto": True, "shadow_s": 0, "min_overlap": 0.0, "retain_s": 0, "by": ""}
+            what = {"epoch": self._epoch, "event_time_ms": NOW_MS, "decision": decision, "version": version}
+            where = {"slot": slot, "command_offset": -1, "uri": str(folder), "manifest_sha256": digest, "reason": ""}
             value = codec("rollout_event").encode({**what, **where, **terms})
             await self._sender.send_and_wait(self.deployment.topic("rollout"), value, b"rollout")
         model = ItemModel.load(folder, version, self.deployment)
