@@ -30,8 +30,8 @@ class Topic:
 
     `partitions` is `"deployment"` (the deployment's partition count: topics and tables that are joined share it) or 1.
     `retention_ms` is None where every record is kept for ever. `partitioned_by` is "" where the key says it, as nearly
-    everywhere. `dead_letters` is whether what a reader cannot use goes to a topic of its own: not where our programs alone
-    write, and a copy of the record is of no use.
+    everywhere. `dead_letters` is whether what a reader cannot use goes to a topic of its own: not where our own
+    programs alone write, and a copy of the record is of no use.
     """
 
     name: str
