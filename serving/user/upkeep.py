@@ -56,6 +56,7 @@ class Upkeep:
     def turn(self) -> None:
         """Do what is due."""
         in_use = self._versions.in_use
+        self._users.use(frozenset(version.tag for version in in_use))
         for version in in_use:
             self._users.default(version)
             self._speeds.measure(version)
