@@ -6,17 +6,20 @@ that dies between two leaves nothing half done, and its successor goes on from t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from domain.rollout import Decision, Phase, Rollout, Terms, Version
+from domain.shadow import judged, sums_of, to_compare
 from schemas.records import BuildProgress, ModelVersion, RolloutEvent, ShadowReport
 
 __all__ = ["Coverage", "Inputs", "coverage_of", "decide"]
 
-#: Shadow-scored requests that a gate on them waits for.
-_FEWEST_SHADOWED: Final = 100
+_VERSION: Final = re.compile(r"[0-9a-f]{16}")
+#: Ten years: what is longer is a mistake, and times stay within 64 bits.
+_LONGEST_S: Final = 10 * 365 * 86_400
 _ON_THE_WAY: Final = (Phase.PUBLISHED, Phase.BUILDING, Phase.COVERED)
 
 
@@ -24,10 +27,11 @@ _ON_THE_WAY: Final = (Phase.PUBLISHED, Phase.BUILDING, Phase.COVERED)
 class Inputs:
     """What a decision is made of, besides the state."""
 
-    commands: Sequence[tuple[int, ModelVersion]]  #: (offset, command), in log order
+    #: (offset, command) in log order; None stands for a record that is no command
+    commands: Sequence[tuple[int, ModelVersion | None]]
     progress: Mapping[tuple[str, int], BuildProgress]  #: newest by (version, partition)
     shadows: Mapping[tuple[str, str], ShadowReport]  #: newest by (version, node)
-    checked: Mapping[str, str]  #: verdict on artifacts of published versions: "" is good, else what is wrong
+    checked: Mapping[int, str]  #: verdict on the artifact of a Version, by its `offset`: "" is good, else what is wrong
     partitions: int  #: of the deployment
     now_ms: int
 
@@ -72,11 +76,14 @@ def decide(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
     for offset, command in inputs.commands:
         if offset >= state.next_command:
             return _commanded(state, offset, command, inputs.now_ms)
-    return _superseded(state, inputs) or _going_on(state, inputs) or _expired(state, inputs)
+    steps = (_refuted, _superseded, _going_on, _expired)
+    return next((event for step in steps if (event := step(state, inputs))), None)
 
 
-def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) -> RolloutEvent:
+def _commanded(state: Rollout, offset: int, command: ModelVersion | None, now_ms: int) -> RolloutEvent:
     """The decision on a command: what it asks for, or REFUSE with what stands against it."""
+    if command is None:
+        return _event(state, Decision.REFUSE, "", now_ms, "the record is no command", offset=offset)
     asked, version = command["command"], state.get(command["version"])
 
     def decided(decision: Decision, name: str = command["version"], reason: str = command["reason"]) -> RolloutEvent:
@@ -86,9 +93,8 @@ def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) 
         return decided(Decision.REFUSE, reason=f"{asked}: {why}")
 
     if asked == "publish":
-        if version is not None and version.phase is Phase.RETAINED:
-            return refused("it is retained for a roll-back: `aif model rollback` makes it live again")
-        return decided(Decision.ACCEPT)
+        against = _unfit(command) or (_against_publishing(version, command) if version else "")
+        return refused(against) if against else decided(Decision.ACCEPT)
     if asked == "rollback":
         if state.live is None or state.retained is None:
             return refused("no version is retained to go back to")
@@ -112,17 +118,54 @@ def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) 
     return decided(Decision.PAUSE if asked == "pause" else Decision.RESUME)
 
 
+def _against_publishing(version: Version, command: ModelVersion) -> str:
+    """Why a version that the state knows cannot be published (again) by this command; "" where it can."""
+    if version.phase is Phase.RETAINED:
+        return "it is retained for a roll-back: `aif model rollback` makes it live again"
+    if version.fed and version.manifest_sha256 != command["manifest_sha256"]:
+        return f"it is {version.phase} with another manifest, {version.manifest_sha256}: one name, one artifact"
+    if version.phase is Phase.COVERED and command["gate"] > version.terms.gate:
+        return f"it is covered under the gate {version.terms.gate}: retire it first, to build it under another"
+    return ""
+
+
+def _unfit(command: ModelVersion) -> str:
+    """What no version can be published with, whoever wrote the command; "" where nothing stands against it."""
+    if not _VERSION.fullmatch(command["version"]):
+        return f"{command['version']!r} is no version: expected 16 hex digits"
+    for name, share in (("gate", command["gate"]), ("min_overlap", command["min_overlap"])):
+        if not 0 <= share <= 1:
+            return f"{name} is {share}: expected a share from 0 to 1"
+    for name, seconds in (("shadow_s", command["shadow_s"]), ("retain_s", command["retain_s"])):
+        if not 0 <= seconds <= _LONGEST_S:
+            return f"{name} is {seconds}: expected 0 to {_LONGEST_S} seconds"
+    return ""
+
+
+def _refuted(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
+    """A published version whose artifact is bad is rejected before anything else: it must not supersede a good one."""
+    for each in state.versions:
+        verdict = inputs.checked.get(each.offset)
+        if each.phase is Phase.PUBLISHED and not each.paused and verdict:
+            return _event(state, Decision.REJECT, each.name, inputs.now_ms, verdict)
+    return None
+
+
 def _superseded(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
-    """Of several versions on their way the one published last counts."""
-    on_the_way = [each for each in state.versions if each.phase in _ON_THE_WAY]
-    if len(on_the_way) < 2:
+    """Of several versions the one published last counts, the live one included, once its artifact is known as good."""
+    newest = -1
+    for place, each in enumerate(state.versions):
+        good = each.phase is Phase.PUBLISHED and inputs.checked.get(each.offset) == ""
+        if good or each.phase in (Phase.BUILDING, Phase.COVERED, Phase.LIVE):
+            newest = place
+    older = next((each for each in state.versions[: max(newest, 0)] if each.phase in _ON_THE_WAY), None)
+    if older is None:
         return None
-    oldest, newest = on_the_way[0], on_the_way[-1]
-    return _event(state, Decision.RETIRE, oldest.name, inputs.now_ms, f"superseded by {newest.name}")
+    return _event(state, Decision.RETIRE, older.name, inputs.now_ms, f"superseded by {state.versions[newest].name}")
 
 
 def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
-    """The next step of the version on its way."""
+    """The next step of the oldest version on its way; a newer one waits for its artifact's verdict to supersede it."""
     version = next((each for each in state.versions if each.phase in _ON_THE_WAY), None)
     if version is None or version.paused:
         return None
@@ -131,11 +174,8 @@ def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
         return _event(state, decision, version.name, inputs.now_ms, reason, slot=slot)
 
     if version.phase is Phase.PUBLISHED:
-        verdict = inputs.checked.get(version.name)
-        if verdict is None:
+        if inputs.checked.get(version.offset) != "":
             return None
-        if verdict:
-            return decided(Decision.REJECT, verdict)
         return decided(Decision.BUILD, "its artifact passed every check", state.free_slot)
     if version.phase is Phase.BUILDING:
         coverage = coverage_of(version, inputs.progress, inputs.partitions)
@@ -151,24 +191,18 @@ def _going_on(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
 
 def _after_shadow(state: Rollout, version: Version, inputs: Inputs) -> RolloutEvent | None:
     terms: Terms = version.terms
-    if state.live is None:
+    pair = to_compare(state)
+    if pair is None:
         return _event(state, Decision.LIVE, version.name, inputs.now_ms, "the first version")
     if inputs.now_ms < version.since_ms + 1000 * terms.shadow_s:
         return None
     if not terms.min_overlap:
         return _event(state, Decision.LIVE, version.name, inputs.now_ms, "covered")
-    reports = [
-        report
-        for (name, _), report in inputs.shadows.items()
-        if name == version.name and report["live"] == state.live.name and report["build_epoch"] == version.build_epoch
-    ]
-    requests = sum(report["requests"] for report in reports)
-    if requests < _FEWEST_SHADOWED:
+    verdict = judged(sums_of(pair, inputs.shadows.values()), terms.min_overlap)
+    if verdict.passes is None:
         return None
-    overlap = sum(report["overlap_sum"] for report in reports) / requests
-    said = f"mean top-k overlap {overlap:.3f} over {requests} requests in the shadow, {terms.min_overlap} asked"
-    decision = Decision.LIVE if overlap >= terms.min_overlap else Decision.REJECT
-    return _event(state, decision, version.name, inputs.now_ms, said)
+    decision = Decision.LIVE if verdict.passes else Decision.REJECT
+    return _event(state, decision, version.name, inputs.now_ms, verdict.says)
 
 
 def _expired(state: Rollout, inputs: Inputs) -> RolloutEvent | None:

@@ -234,7 +234,8 @@ def _moved(version: Version, phase: Phase, event: RolloutEvent) -> Version:
     decision, reason = Decision(event["decision"]), event["reason"]
     if phase is version.phase:
         return replace(version, paused=decision is Decision.PAUSE, reason=reason)
-    moved = replace(version, phase=phase, since_ms=event["event_time_ms"], reason=reason)
+    paused = version.paused and phase in _NEXT
+    moved = replace(version, phase=phase, since_ms=event["event_time_ms"], paused=paused, reason=reason)
     if decision is Decision.BUILD:
         return replace(moved, slot=event["slot"], build_epoch=event["epoch"])
-    return moved if moved.fed else replace(moved, slot="", paused=False)
+    return moved if moved.fed else replace(moved, slot="")

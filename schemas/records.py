@@ -145,6 +145,8 @@ class ShadowReport(TypedDict):
     event_time_ms: int
     requests: int
     dropped: int
+    incomparable: int
+    failed: int
     overlap_sum: float
     correlation_sum: float
     drift_sum: float

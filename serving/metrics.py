@@ -1,4 +1,8 @@
-"""What /metrics shows. Counters and histograms are moved by the code that knows; gauges are read when scraped."""
+"""What /metrics shows. Counters and histograms are moved by the code that knows; gauges are read when scraped.
+
+What a process counts and what the host's state is are apart: of several processes each has counters of its own
+(process_metrics.py), and all show the same state.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from serving.feeding.freshness import BUCKETS_S, Freshness
 from serving.kernels import kernel
+from serving.process_metrics import ProcessMetrics
 from serving.rollout.versions import Versions
 from serving.stages import StageTimes
 from serving.tables.progress import Progress
@@ -32,10 +37,13 @@ class Labelled(dict[Any, Counter]):
 
 
 class Metrics:
-    """The metrics of one serving process, in a registry of its own."""
+    """The metrics of one serving process: `registry` has what it counts itself."""
 
     def __init__(self, store: Store, versions: Versions, progress: Progress, freshness: Freshness) -> None:
         self.registry = CollectorRegistry()
+        self._counted = self.registry
+        self._state = CollectorRegistry()
+        self._state.register(_State(store, versions, progress, freshness))
         self.requests = self._counter("aif_requests", "Requests by route and status.", "route", "status")
         self.candidates = self._counter("aif_candidates", "Candidates by what became of them.", "outcome")
         self.behaviours = self._counter(
@@ -46,14 +54,18 @@ class Metrics:
         self.stages = StageTimes()
         self.registry.register(self.stages)
         Info("aif_kernel", "What computes scores.", registry=self.registry).info({"kernel": kernel().name})
-        self.registry.register(_State(store, versions, progress, freshness))
 
     def _counter(self, name: str, says: str, *labels: str) -> Labelled:
         return Labelled(Counter(name, says, labels, registry=self.registry))
 
+    def share(self, processes: ProcessMetrics) -> None:
+        """Show what all scoring processes of this host count, not this one's alone."""
+        self._counted = CollectorRegistry()
+        self._counted.register(processes)
+
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self._state) + generate_latest(self._counted)
 
 
 class _State(Collector):

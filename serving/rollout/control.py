@@ -1,15 +1,13 @@
 """The control page: what the feeder tells the scoring processes of its host, and they it, in one mapped file.
 
 Single words are read per request: which version is live (one store, seen by every process at once), which state is
-current, since when the data is old. The rest, in words of its own, is text that people read: two buffers that are
-filled in turn, each with a checksum, so that a feeder that is killed in the middle leaves the other one whole.
+current, since when the data is old. The rest is text that people read (two_buffers.py).
 Each scoring process has a row for the versions that it has loaded and warmed.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ import orjson
 from schemas.errors import Unavailable
 from serving.tables.readers import locked, process_lives
 from serving.tables.shared_file import mapped_words, sparse_file
+from serving.tables.two_buffers import TwoBuffers
 
 __all__ = ["ControlPage", "WarmRow"]
 
@@ -46,6 +45,8 @@ class ControlPage:
             if self._words[_MAGIC_AT] != _MAGIC:
                 self._words[:] = 0
                 self._words[_MAGIC_AT] = _MAGIC
+        texts = self._words[_TEXTS_AT : _TEXTS_AT + 2 * _TEXT_WORDS].reshape(2, _TEXT_WORDS)
+        self._text = TwoBuffers(self._words[_TEXT_AT : _TEXT_AT + 1], texts)
 
     @property
     def state(self) -> int:
@@ -95,23 +96,15 @@ class ControlPage:
     def say(self, status: dict[str, Any]) -> None:
         """Replace the text. What is too long for its place is cut to its single values."""
         text = orjson.dumps(status)
-        if len(text) > 8 * _TEXT_WORDS - 16:
+        if len(text) > self._text.most_bytes:
             text = orjson.dumps({name: value for name, value in status.items() if not isinstance(value, dict | list)})
-        other = 1 - int(self._words[_TEXT_AT])
-        buffer = self._text(other)
-        buffer[2:] = np.frombuffer(text.ljust(8 * (_TEXT_WORDS - 2), b"\0"), dtype=np.int64)
-        buffer[0], buffer[1] = len(text), zlib.crc32(text)
-        self._words[_TEXT_AT] = other
+        self._text.write(text)
 
     def said(self) -> dict[str, Any]:
         """The newest text; empty where none was said yet."""
-        for _ in range(10):
-            buffer = self._text(int(self._words[_TEXT_AT]) & 1).copy()
-            text = buffer[2:].tobytes()[: max(0, int(buffer[0]))]
-            if text and zlib.crc32(text) == buffer[1]:
-                found: dict[str, Any] = orjson.loads(text)
-                return found
-        return {}
+        text = self._text.read()
+        found: dict[str, Any] = orjson.loads(text) if text else {}
+        return found
 
     def warm_rows(self) -> list[WarmRow]:
         """The rows of processes that run."""
@@ -127,10 +120,6 @@ class ControlPage:
                     words[0] = os.getpid()
                     return WarmRow(words)
         raise Unavailable(f"{_MOST_PROCESSES} processes of this host score from {self._path.parent} already")
-
-    def _text(self, number: int) -> npt.NDArray[np.int64]:
-        start = _TEXTS_AT + number * _TEXT_WORDS
-        return self._words[start : start + _TEXT_WORDS]
 
     def _row(self, number: int) -> npt.NDArray[np.int64]:
         start = _ROWS_AT + number * _ROW_WORDS

@@ -22,6 +22,7 @@ from serving.feeding.freshness import Freshness
 from serving.feeding.processes import Processes
 from serving.feeding.state import StateFolder
 from serving.metrics import Metrics
+from serving.process_metrics import ProcessMetrics
 from serving.ranking.merger import Merger
 from serving.ranking.merger_metrics import MergerMetrics
 from serving.ranking.post_processing import Filters
@@ -49,6 +50,8 @@ _SWEEP_S: Final = 60.0
 #: How long a new process lets others answer while it loads what is live.
 _WARM_S: Final = 15.0
 _DRAIN_S: Final = 10
+#: Folder of what each scoring process has counted.
+_METRICS: Final = "metrics"
 #: Beyond that, until a process that does not end is killed.
 _MARGIN_S: Final = 5.0
 
@@ -74,7 +77,9 @@ def serve(
     _prepare_state(deployment)
     feeder = Feeder(deployment, tables)
     scorer = partial(score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval)
-    scorers: list[tuple[str, Callable[[], None]]] = [(f"scoring process {number}", scorer) for number in range(workers)]
+    scorers: list[tuple[str, Callable[[], None]]] = [
+        (f"scoring process {number}", partial(scorer, number)) for number in range(workers)
+    ]
     Processes([[("the feeder", feeder.run)], scorers]).run(_DRAIN_S + _MARGIN_S)
     listener.close()
     _log.info("stopped")
@@ -82,18 +87,20 @@ def serve(
 
 def score(
     deployment: Deployment, listener: socket.socket, exposure: Exposure, filters: Filters,
-    samples: Samples, user_state_bytes: int, retrieval: str,
+    samples: Samples, user_state_bytes: int, retrieval: str, number: int,
 ) -> None:  # fmt: skip
-    """One scoring process: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
+    """Scoring process `number`: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
     ending = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
+    for ends in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ends, lambda *_: ending.set())
     folder = StateFolder.of(deployment)
     store = Store(folder.path(folder.control.state), folder.readers)
     versions, progress = Versions(store, folder.control), Progress()
     freshness = Freshness(folder.folder / FRESHNESS_FILE)
     metrics = Metrics(store, versions, progress, freshness)
+    processes = ProcessMetrics(folder.folder / _METRICS, number, metrics.registry)
+    metrics.share(processes)
     follower = Follower(deployment, folder, store, versions, progress)
     with (
         ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers,
@@ -123,12 +130,14 @@ def score(
         )
         follower.start()
         upkeep.start()
+        processes.start()
         try:
             follower.wait_for_live(_WARM_S, ending)
             if not ending.is_set():
                 uvicorn.Server(config).run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")
+            processes.stop()
             upkeep.stop()
             follower.stop()
     store.close()

@@ -13,6 +13,7 @@ import httpx
 from fleet import WorkerProcess, drained, free_port, wait_for
 from integration.shop import Shop
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from domain.activity_row import Snapshots
 from producers.sender import Sender
@@ -173,7 +174,10 @@ class System:
 
 
 def _metric(page: str, name: str, labels: dict[str, str]) -> float:
-    """Value of one sample of a Prometheus page; 0 where it is not there yet."""
-    inside = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
-    start = f"{name}{{{inside}}} " if labels else f"{name} "
-    return next((float(line[len(start) :]) for line in page.splitlines() if line.startswith(start)), 0.0)
+    """Sum of the samples of a Prometheus page that have these labels; 0 where there is none yet."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
