@@ -6,6 +6,7 @@ that dies between two leaves nothing half done, and its successor goes on from t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +17,9 @@ from schemas.records import BuildProgress, ModelVersion, RolloutEvent, ShadowRep
 
 __all__ = ["Coverage", "Inputs", "coverage_of", "decide"]
 
+_VERSION: Final = re.compile(r"[0-9a-f]{16}")
+#: Ten years: what is longer is a mistake, and times stay within 64 bits.
+_LONGEST_S: Final = 10 * 365 * 86_400
 _ON_THE_WAY: Final = (Phase.PUBLISHED, Phase.BUILDING, Phase.COVERED)
 
 
@@ -23,7 +27,8 @@ _ON_THE_WAY: Final = (Phase.PUBLISHED, Phase.BUILDING, Phase.COVERED)
 class Inputs:
     """What a decision is made of, besides the state."""
 
-    commands: Sequence[tuple[int, ModelVersion]]  #: (offset, command), in log order
+    #: (offset, command) in log order; None stands for a record that is no command
+    commands: Sequence[tuple[int, ModelVersion | None]]
     progress: Mapping[tuple[str, int], BuildProgress]  #: newest by (version, partition)
     shadows: Mapping[tuple[str, str], ShadowReport]  #: newest by (version, node)
     checked: Mapping[int, str]  #: verdict on the artifact of a Version, by its `offset`: "" is good, else what is wrong
@@ -75,8 +80,10 @@ def decide(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
     return next((event for step in steps if (event := step(state, inputs))), None)
 
 
-def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) -> RolloutEvent:
+def _commanded(state: Rollout, offset: int, command: ModelVersion | None, now_ms: int) -> RolloutEvent:
     """The decision on a command: what it asks for, or REFUSE with what stands against it."""
+    if command is None:
+        return _event(state, Decision.REFUSE, "", now_ms, "the record is no command", offset=offset)
     asked, version = command["command"], state.get(command["version"])
 
     def decided(decision: Decision, name: str = command["version"], reason: str = command["reason"]) -> RolloutEvent:
@@ -86,7 +93,7 @@ def _commanded(state: Rollout, offset: int, command: ModelVersion, now_ms: int) 
         return decided(Decision.REFUSE, reason=f"{asked}: {why}")
 
     if asked == "publish":
-        against = _against_publishing(version, command) if version else ""
+        against = _unfit(command) or (_against_publishing(version, command) if version else "")
         return refused(against) if against else decided(Decision.ACCEPT)
     if asked == "rollback":
         if state.live is None or state.retained is None:
@@ -119,6 +126,19 @@ def _against_publishing(version: Version, command: ModelVersion) -> str:
         return f"it is {version.phase} with another manifest, {version.manifest_sha256}: one name, one artifact"
     if version.phase is Phase.COVERED and command["gate"] > version.terms.gate:
         return f"it is covered under the gate {version.terms.gate}: retire it first, to build it under another"
+    return ""
+
+
+def _unfit(command: ModelVersion) -> str:
+    """What no version can be published with, whoever wrote the command; "" where nothing stands against it."""
+    if not _VERSION.fullmatch(command["version"]):
+        return f"{command['version']!r} is no version: expected 16 hex digits"
+    for name, share in (("gate", command["gate"]), ("min_overlap", command["min_overlap"])):
+        if not 0 <= share <= 1:
+            return f"{name} is {share}: expected a share from 0 to 1"
+    for name, seconds in (("shadow_s", command["shadow_s"]), ("retain_s", command["retain_s"])):
+        if not 0 <= seconds <= _LONGEST_S:
+            return f"{name} is {seconds}: expected 0 to {_LONGEST_S} seconds"
     return ""
 
 

@@ -6,7 +6,7 @@ from prometheus_client import Counter, Histogram
 
 from streams.fold import Writes
 
-__all__ = ["batch_applied", "models_refused", "rebuilt", "transaction_seconds"]
+__all__ = ["batch_applied", "decided", "models_refused", "rebuilt", "transaction_seconds"]
 
 _records = Counter("aif_source_records", "Source records applied.", ["source"])
 _batches = Counter("aif_batches", "Batches committed.", ["source"])
@@ -19,6 +19,7 @@ transaction_seconds = Histogram(
     "aif_transaction_seconds", "Time of a batch's Kafka transaction.", ["source"],
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )  # fmt: skip
+decided = Counter("aif_rollout_decisions", "Decisions that this worker wrote as the coordinator.", ["decision"])
 models_refused = Counter("aif_models_refused", "Published models whose artifact failed its checks here.")
 
 

@@ -6,39 +6,19 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
+from plain_artifact import DIMENSIONS, plain_artifact
 
-from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
-from domain.user_row import FINGERPRINT
+from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE
 from producers.publish import artifact_folder, check_for, list_versions, publish
 from producers.topics import create_topics
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError, BadInput
 
-_DIMENSIONS = Dimensions(
-    embedding_dim=64, signature_bits=64, category_buckets=100, item_numeric=2, vector_dim=64, bridges=16, tiers=8,
-    tier_groups=(("click",),), behaviours=32, attention=True, long_behaviours=32, cross_categories=4, user_features=56,
-    hidden=(128, 64),
-)  # fmt: skip
-
-
-def _artifact(folder: Path, **changes: Any) -> Path:
-    """An artifact whose files are arbitrary bytes: publishing vouches for bytes and sizes, it loads nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: f"content of {name}".encode() for name in (ITEM_TOWER, USER_PHASE, HEAD)}
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    manifest = Manifest(
-        _DIMENSIONS, Deployment().signature_version, FINGERPRINT, _DIMENSIONS.layout.stride,
-        {name: sha256(data) for name, data in files.items()}, {},
-    )  # fmt: skip
-    (folder / MANIFEST).write_bytes(replace(manifest, **changes).to_json())
-    return folder
-
 
 @pytest.mark.parametrize("name", [ITEM_TOWER, USER_PHASE, HEAD, MANIFEST])
 def test_every_file_is_checked(tmp_path: Path, name: str) -> None:
     """One altered byte or one missing file, whichever it is, keeps an artifact from being offered."""
-    folder = _artifact(tmp_path / "a")
+    folder = plain_artifact(tmp_path / "a")
     assert check_for(Deployment(), folder).version_tag
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[:-3] + b"x" + data[-2:])
@@ -52,7 +32,7 @@ def test_every_file_is_checked(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"dimensions": replace(_DIMENSIONS, embedding_dim=32)}, "embedding_dim 32"),
+        ({"dimensions": replace(DIMENSIONS, embedding_dim=32)}, "embedding_dim 32"),
         ({"signature_version": "srp-64x64-1"}, "signature_version srp-64x64-1"),
         ({"window_fingerprint": 7}, "window_fingerprint 7"),
     ],
@@ -60,13 +40,13 @@ def test_every_file_is_checked(tmp_path: Path, name: str) -> None:
 def test_an_artifact_for_other_settings_is_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     """Sizes, hyperplanes or windows other than the deployment's are named."""
     with pytest.raises(ArtifactError, match=named):
-        check_for(Deployment(), _artifact(tmp_path / "a", **changes))
+        check_for(Deployment(), plain_artifact(tmp_path / "a", **changes))
 
 
 def test_artifacts_are_found_by_path_or_version(tmp_path: Path) -> None:
     """A folder is taken as it is, a version is looked up in the data folder, anything else is named."""
     deployment = Deployment(data_dir=tmp_path)
-    stored = _artifact(tmp_path / "artifacts" / "0123456789abcdef")
+    stored = plain_artifact(tmp_path / "artifacts" / "0123456789abcdef")
     assert artifact_folder(deployment, "0123456789abcdef") == artifact_folder(deployment, str(stored)) == stored
     with pytest.raises(BadInput, match="gone"):
         artifact_folder(deployment, "gone")
@@ -77,7 +57,7 @@ def test_what_is_published_is_listed(deployment: Deployment, tmp_path: Path) -> 
     """Versions are listed in log order with folder and reason, and bytes that are none are listed as unreadable."""
     create_topics(deployment)
     assert list_versions(deployment) == []
-    one, other = _artifact(tmp_path / "one"), _artifact(tmp_path / "other", training={"seed": 2})
+    one, other = plain_artifact(tmp_path / "one"), plain_artifact(tmp_path / "other", training={"seed": 2})
     first = publish(deployment, str(one), published_by="ci", reason="weekly")
     with KafkaProducer(bootstrap_servers=deployment.bootstrap_servers) as producer:
         producer.send(deployment.topic("model-versions"), value=b"junk", key=b"model").get(10)
@@ -92,7 +72,7 @@ def test_what_is_published_is_listed(deployment: Deployment, tmp_path: Path) -> 
 def test_a_bad_artifact_never_reaches_the_topic(deployment: Deployment, tmp_path: Path) -> None:
     """A refused artifact leaves the topic as it was."""
     create_topics(deployment)
-    folder = _artifact(tmp_path / "a")
+    folder = plain_artifact(tmp_path / "a")
     (folder / HEAD).write_bytes(b"")
     with pytest.raises(ArtifactError):
         publish(deployment, str(folder))

@@ -1,0 +1,135 @@
+"""What the coordinator's decisions are made of: operators' commands, workers' progress, servers' shadow reports.
+
+Three topics of one partition each, read without a group: commands from the first one that is not decided on, the other
+two from their start, of which the newest record of each key counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from domain.decisions import Inputs
+from domain.rollout import Rollout
+from schemas.codec import codec
+from schemas.deployment import Deployment
+from schemas.errors import BadRecord, Unavailable
+from schemas.records import ModelVersion
+from streams.changelog import translated
+from streams.intake import dead_letter
+from streams.store import Row
+
+__all__ = ["COMMANDS", "RolloutInputs"]
+
+logger = logging.getLogger(__name__)
+
+COMMANDS: Final = "model-versions"
+_PROGRESS: Final = "build-progress"
+_SHADOWS: Final = "shadow-reports"
+_SCHEMAS: Final = {_PROGRESS: "build_progress", _SHADOWS: "shadow_report"}
+_READ_WITHIN_S: Final = 30.0
+_POLL_MS: Final = 200
+
+
+class RolloutInputs:
+    """Reads the three topics; an async context, which has read them to their end when it is entered.
+
+    Raises Unavailable where the broker does not answer.
+    """
+
+    def __init__(self, deployment: Deployment, next_command: int) -> None:
+        self._deployment, self._next_command = deployment, next_command
+        self._names = {TopicPartition(deployment.topic(name), 0): name for name in (COMMANDS, *_SCHEMAS)}
+        self._commands: dict[int, ModelVersion | None] = {}
+        self._newest: dict[str, dict[bytes, Any]] = {name: {} for name in _SCHEMAS}
+        #: Dead letters of what is no command, to be sent before it is decided on.
+        self.letters: list[Row] = []
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=deployment.bootstrap_servers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            retry_backoff_ms=20,
+        )
+
+    async def __aenter__(self) -> RolloutInputs:
+        try:
+            with translated("reading what the roll-out is decided on"):
+                await self._consumer.start()
+                await self._catch_up()
+        except BaseException:
+            await self._consumer.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._consumer.stop()
+
+    async def read(self, wait_ms: int) -> None:
+        """Take in what has come; returns at once with it, or after `wait_ms` without."""
+        with translated("reading what the roll-out is decided on"):
+            for tp, records in (await self._consumer.getmany(timeout_ms=wait_ms)).items():
+                name = self._names[tp]
+                for record in records:
+                    if name == COMMANDS:
+                        self._command(record)
+                    else:
+                        self._report(name, record)
+
+    def of(self, state: Rollout, checked: Mapping[int, str]) -> Inputs:
+        """What stands to be decided on in this state, now; commands that it has decided on are forgotten."""
+        for offset in [offset for offset in self._commands if offset < state.next_command]:
+            del self._commands[offset]
+        return Inputs(
+            commands=list(self._commands.items()),
+            progress={(each["version"], each["partition"]): each for each in self._newest[_PROGRESS].values()},
+            shadows={(each["version"], each["node"]): each for each in self._newest[_SHADOWS].values()},
+            checked=checked,
+            partitions=self._deployment.partitions,
+            now_ms=int(time.time() * 1000),
+        )
+
+    async def _catch_up(self) -> None:
+        tps = list(self._names)
+        self._consumer.assign(tps)
+        ends = await self._consumer.end_offsets(tps)
+        for tp, name in self._names.items():
+            self._consumer.seek(tp, self._next_command if name == COMMANDS else 0)
+            if name == COMMANDS and ends[tp] < self._next_command:
+                logger.error(
+                    "%s ends at offset %d, commands below %d are decided on: it was deleted and made again. Commands "
+                    "count from offset %d on; delete and make topic %s too to begin anew",
+                    tp.topic, ends[tp], self._next_command, self._next_command, self._deployment.topic("rollout"),
+                )  # fmt: skip
+        deadline = time.monotonic() + _READ_WITHIN_S
+        while [tp for tp in tps if await self._consumer.position(tp) < ends[tp]]:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{', '.join(tp.topic for tp in tps)} were not read within {_READ_WITHIN_S:.0f} s")
+            await self.read(_POLL_MS)
+
+    def _command(self, record: Any) -> None:
+        command: Any
+        try:
+            command = codec("model_version").decode(record.value)
+        except BadRecord as error:
+            logger.error("%s offset %d goes to the dead letters: %s", record.topic, record.offset, error)
+            self.letters.append(dead_letter(record, record.topic, 0, error))
+            command = None
+        self._commands[record.offset] = command
+
+    def _report(self, name: str, record: Any) -> None:
+        if record.value is None:
+            self._newest[name].pop(record.key, None)
+            return
+        try:
+            self._newest[name][record.key] = codec(_SCHEMAS[name]).decode(record.value)
+        except BadRecord as error:
+            # Nothing is lost: its writer says the same again with its next report.
+            logger.error("%s offset %d is passed over: %s", record.topic, record.offset, error)
