@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from aiokafka.errors import KafkaError
 from domain.shadow import Pair, ShadowSums
 from schemas.codec import codec
 from schemas.deployment import Deployment
+from serving.feeding.closing import close_client
 from serving.rollout.shadow_board import ShadowBoard
 
 __all__ = ["TOPIC", "ShadowReporter"]
@@ -69,7 +69,10 @@ class ShadowReporter:
         while not self._stopping:
             await asyncio.sleep(_LOOK_S)
             if time.monotonic() >= due_s:
-                await self.turn()
+                try:
+                    await self.turn()
+                except Exception:  # the feed goes on, whatever it is
+                    _log.exception("shadow scores could not be reported; it is tried again")
                 due_s = time.monotonic() + _EVERY_S
         if not self._says_away:
             await self.turn()
@@ -109,14 +112,6 @@ class ShadowReporter:
         await self._producer.send_and_wait(self._deployment.topic(TOPIC), value, key=key, partition=0)
 
     async def _close(self) -> None:
-        """Give the connections back, whatever state they are in."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            # As a task of its own: with a dead broker aiokafka lets the cancellation of its inner tasks out of `stop`.
-            stopping = asyncio.create_task(producer.stop())
-            await asyncio.wait({stopping}, timeout=_WITHIN_S)
-            if not stopping.done():
-                stopping.cancel()
-            elif not stopping.cancelled():
-                with suppress(*_AWAY):
-                    stopping.result()
+            await close_client(producer)

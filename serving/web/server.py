@@ -30,6 +30,10 @@ from serving.ranking.retrieval import catalogue_of, retrievers_of
 from serving.ranking.samples import Samples
 from serving.ranking.service import Service
 from serving.rollout.following import Follower
+from serving.rollout.shadow import Shadow, compared_now
+from serving.rollout.shadow_board import ShadowBoard
+from serving.rollout.shadow_metrics import ShadowMetrics
+from serving.rollout.shadow_scorer import ShadowScorer
 from serving.rollout.versions import Versions
 from serving.tables.progress import Progress
 from serving.tables.slab import compile_slabs
@@ -60,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 def serve(
     deployment: Deployment, exposure: Exposure, tables: Path | None, filters: Filters, samples: Samples,
-    user_states_mb: int, workers: int, retrieval: str,
+    user_states_mb: int, workers: int, retrieval: str, shadow_share: float,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
@@ -75,8 +79,10 @@ def serve(
     )
     compile_slabs()
     _prepare_state(deployment)
-    feeder = Feeder(deployment, tables)
-    scorer = partial(score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval)
+    feeder = Feeder(deployment, tables, shadow_share)
+    scorer = partial(
+        score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval, shadow_share
+    )
     scorers: list[tuple[str, Callable[[], None]]] = [
         (f"scoring process {number}", partial(scorer, number)) for number in range(workers)
     ]
@@ -87,7 +93,7 @@ def serve(
 
 def score(
     deployment: Deployment, listener: socket.socket, exposure: Exposure, filters: Filters,
-    samples: Samples, user_state_bytes: int, retrieval: str, number: int,
+    samples: Samples, user_state_bytes: int, retrieval: str, shadow_share: float, number: int,
 ) -> None:  # fmt: skip
     """Scoring process `number`: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
@@ -111,7 +117,10 @@ def score(
         catalogue = None if retrieval == "none" else catalogue_of(retrieval, merger.popularity)
         upkeep = Upkeep(versions, merger.users, merger.speeds, catalogue, _SWEEP_S)
         retrievers = retrievers_of(catalogue)
-        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers)
+        shadow = _shadow(shadow_share, folder, store, versions, metrics)
+        service = Service(
+            deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers, shadow
+        )
         limits = Limits()
         config = uvicorn.Config(
             create_app(service, metrics, freshness, limits, exposure.token),
@@ -130,6 +139,7 @@ def score(
         )
         follower.start()
         upkeep.start()
+        shadow.start()
         processes.start()
         try:
             follower.wait_for_live(_WARM_S, ending)
@@ -138,9 +148,18 @@ def score(
         finally:
             _log.info("stopping: requests are drained")
             processes.stop()
+            shadow.stop()
             upkeep.stop()
             follower.stop()
     store.close()
+
+
+def _shadow(share: float, folder: StateFolder, store: Store, versions: Versions, metrics: Metrics) -> Shadow:
+    """What scores in the shadow in this process."""
+    row = ShadowBoard(folder.folder).claim()
+    shadow = Shadow(share, row, partial(compared_now, versions), ShadowScorer(store.users))
+    metrics.registry.register(ShadowMetrics(shadow, row))
+    return shadow
 
 
 def _prepare_state(deployment: Deployment) -> None:
