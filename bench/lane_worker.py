@@ -19,9 +19,9 @@ from typing import Any, Final
 from bench.job import Job, Stopwatch
 from bench.plain_fold import TABLE, PlainFold
 from streams.fold import Fold, TableReader, Writes
+from streams.item_model import Feed, ItemModel
 from streams.item_updates import ItemUpdatesFold
 from streams.lane import Lane
-from streams.rollout import ItemModel
 from streams.topology import Worker, WorkerSettings, build_worker
 from streams.worker import run
 
@@ -101,8 +101,8 @@ def _worker(job: Job) -> Worker:
     if artifact := job.options.get("artifact"):
         folder = Path(artifact)
         assert isinstance(lane.fold, ItemUpdatesFold)
-        # Before the first record, and not through topic model-versions: nothing is to be folded twice here.
-        lane.fold.use_model(ItemModel.load(folder, folder.name, job.deployment))
+        # Before the first record, and not through topic rollout: nothing is to be folded twice here.
+        lane.fold.feed({"n2o_a": Feed.live(ItemModel.load(folder, folder.name, job.deployment), "n2o_a")})
     measurement = _Measurement(job, lane)
     worker.app.task(measurement.run)
     return worker

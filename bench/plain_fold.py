@@ -57,6 +57,6 @@ class PlainFold:
             rows = [(key, new_row(*new)) for key, new in state.items()]  # type: ignore[misc]
         return Writes({TABLE: rows})
 
-    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace, limit: int) -> Piece:
         """Nothing: the rows depend on no model."""
         return Piece(None, at, more=False)

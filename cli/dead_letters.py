@@ -133,11 +133,11 @@ def replay(
 
 
 async def _entries(deployment: Deployment, source: str | None) -> list[Entry]:
-    from schemas.topics import TOPICS
+    from schemas.topics import REFUSING
     from streams.dead_letters import LetterLog, source_named
 
     found: list[Entry] = []
-    for name in [source_named(source, deployment)] if source else list(TOPICS):
+    for name in [source_named(source, deployment)] if source else REFUSING:
         async with LetterLog(deployment, name) as log:
             found += (await log.entries()).values()
     return found
@@ -171,7 +171,7 @@ async def _show(deployment: Deployment, coordinates: str) -> dict[str, Any]:
 
 def _chosen(deployment: Deployment, what: Sequence[str]) -> dict[str, set[str] | None]:
     """Source topics, each with the letter keys asked for, None for all."""
-    from schemas.topics import TOPICS
+    from schemas.topics import REFUSING
     from streams.dead_letters import parse_coordinates, source_named
 
     chosen: dict[str, set[str] | None] = {}
@@ -181,7 +181,7 @@ def _chosen(deployment: Deployment, what: Sequence[str]) -> dict[str, set[str] |
             chosen[source_named(each, deployment)] = None
         elif (keys := chosen.setdefault(parsed[0], set())) is not None:
             keys.add(parsed[1])
-    return chosen or dict.fromkeys(TOPICS)
+    return chosen or dict.fromkeys(REFUSING)
 
 
 async def _replay(

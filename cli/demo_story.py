@@ -241,13 +241,13 @@ class Story:
 
     def _dead_letters(self) -> Iterator[int]:
         from producers.connection import consumer_client
-        from schemas.topics import TOPICS
+        from schemas.topics import REFUSING
 
         deployment = self._fleet.deployment
         with consumer_client(deployment) as consumer:
             from kafka import TopicPartition
 
-            for source in TOPICS:
+            for source in REFUSING:
                 tp = TopicPartition(deployment.dead_letters(source), 0)
                 consumer.assign([tp])
                 consumer.seek_to_beginning(tp)

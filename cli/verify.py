@@ -46,8 +46,9 @@ def command(
 ) -> None:
     """Recompute all tables from their source topics and compare them row by row.
 
-    Exit status 1 says that something differs, and nothing else does. Items without a vector of the newest model are
-    counted, not differences. Tables on this machine's disk are compared with what the topics say of them.
+    Exit status 1 says that something differs, and nothing else does. Items without a vector of a version that
+    workers keep rows of are counted, not differences. Tables on this machine's disk are compared with what the topics
+    say of them.
 
     Works on a running system (at the exact cut of the watermark rows) and on a stopped one. A run without differences
     leaves a checkpoint; where retention has since deleted the start of the log, the next run begins there and says so.
@@ -87,11 +88,12 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"accepted under other settings: {report.accepted_then_refused_now:,} records that today's would refuse"
     for partition, offset in sorted(report.horizon.items()):
         yield f"{partition} was recomputed from offset {offset}, where the last verification stopped"
+    if not report.coverage:
+        yield "no model version has a slot: items have no vectors"
     for table, found in sorted(report.coverage.items()):
-        model = f"model {found.version}" if found.version else "a model, of which none is published"
         yield (
-            f"{table}: {found.current:,} of {found.items:,} live items have a row of {model}; "
-            f"{found.other_models:,} of another model, {found.missing:,} without"
+            f"{table}: {found.current:,} of {found.items:,} items have a row of model {found.version} "
+            f"({found.phase}); {found.other_models:,} of another model, {found.missing:,} without"
         )
         if found.awaiting_activity:
             yield f"{table}: {found.awaiting_activity:,} rows await a newer snapshot of what users did to the item"

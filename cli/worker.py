@@ -48,6 +48,12 @@ Examples:
     default=None,
     help="Where a source topic was deleted and made again: empty its tables and make them anew.",
 )
+@click.option(
+    "--rebuild-items-per-s",
+    type=float,
+    help="Items a second that building a model version may take; 0: as fast as live updates allow."
+    "  [env: AIF_WORKER_REBUILD_ITEMS_PER_S; default: 0]",
+)
 @click.option("--failpoint", metavar="ACTION:STEP:COUNT", hidden=True, help="For crash tests.")
 @deployment_options
 def command(
@@ -60,6 +66,7 @@ def command(
     standby_replicas: int | None,
     broker_budget: float | None,
     reset_recreated: bool | None,
+    rebuild_items_per_s: float | None,
     failpoint: str | None,
 ) -> None:
     """Run a stream worker: item updates and user events into tables and changelogs.
@@ -81,6 +88,7 @@ def command(
         standby_replicas=standby_replicas,
         broker_budget_s=broker_budget,
         reset_recreated=reset_recreated,
+        rebuild_items_per_s=rebuild_items_per_s,
         failpoint=failpoint,
     )
     run(build_worker(deployment, settings))

@@ -41,7 +41,7 @@ _FIELDS: Final = itemgetter(
 
 
 class LoadedTower:
-    """The exported item tower of an artifact. Not to be called from two threads at once."""
+    """The exported item tower of an artifact. For use by several threads at once: a call shares nothing but weights."""
 
     def __init__(self, module: Callable[..., Any], manifest: Manifest, threads: int = 1) -> None:
         self.manifest = manifest

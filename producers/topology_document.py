@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from domain.n2o import N2OLayout
+from domain.rollout import SLOTS
 from producers.topics import topic_configs
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.records import ACTION_CODES
-from schemas.topics import TABLES, TOPICS, Table, Topic, all_topics, changelog_topic, dead_letter_topic
+from schemas.topics import REFUSING, TABLES, Table, Topic, all_topics, changelog_topic, dead_letter_topic
 
 __all__ = ["topology_document"]
 
@@ -87,13 +88,16 @@ def _diagram() -> Iterator[str]:
         changelog = changelog_topic(table.name)
         readers = " --> serving" if "serving" in table.readers else ""
         yield f"  {_table(table.name)} --> {_node(changelog)}[[{changelog}]]{readers}"
-    for source in TOPICS:
+    for source in REFUSING:
         yield f"  {_node(source)} -.bad records.-> {_node(dead_letter_topic(source))}[[{dead_letter_topic(source)}]]"
-    yield "  model_versions[[model-versions]] --> serving"
-    yield "  model_versions --> table_n2o_a"
-    yield "  table_items --rebuild--> table_n2o_a"
+    yield "  model_versions[[model-versions]] --> coordinator{{coordinator}} --> rollout[[rollout]] --> serving"
+    yield "  build_progress[[build-progress]] --> coordinator"
+    yield "  serving --> shadow_reports[[shadow-reports]] --> coordinator"
     yield "  user_events --accepted--> item_activity"
-    yield "  table_item_activity --snapshots--> table_n2o_a"
+    for slot in SLOTS:
+        yield f"  rollout --> {_table(slot)} -.rebuild.-> build_progress"
+        yield f"  table_items --rebuild--> {_table(slot)}"
+        yield f"  table_item_activity --snapshots--> {_table(slot)}"
 
 
 def _table(name: str) -> str:

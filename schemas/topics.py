@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["LANES", "TABLES", "TOPICS", "Table", "Topic", "all_topics", "changelog_topic", "dead_letter_topic"]
+__all__ = [
+    "LANES",
+    "REFUSING",
+    "TABLES",
+    "TOPICS",
+    "Table",
+    "Topic",
+    "all_topics",
+    "changelog_topic",
+    "dead_letter_topic",
+]
 
 _DAY_MS: Final = 86_400_000
 
@@ -20,7 +30,8 @@ class Topic:
 
     `partitions` is `"deployment"` (the deployment's partition count: topics and tables that are joined share it) or 1.
     `retention_ms` is None where every record is kept for ever. `partitioned_by` is "" where the key says it, as nearly
-    everywhere.
+    everywhere. `dead_letters` is whether what a reader cannot use goes to a topic of its own: not where our own
+    programs alone write, and a copy of the record is of no use.
     """
 
     name: str
@@ -34,6 +45,7 @@ class Topic:
     readers: str
     promise: str
     partitioned_by: str = ""
+    dead_letters: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,16 +105,19 @@ _SOURCES: Final = (
         "the coordinator: the worker that owns partition 0 of item-updates",
         "every worker and server, without a group, from the start",
         "Decisions: one counts where its epoch is the next one, so all readers reach the same state.",
+        dead_letters=False,
     ),
     Topic(
         "build-progress", "version/partition", "build_progress", 1, "compact", None, "LogAppendTime",
         "item agent, rebuild", "the coordinator, aif model status",
         "In the transaction of the rows that it counts; read committed.",
+        dead_letters=False,
     ),
     Topic(
         "shadow-reports", "version/node", "shadow_report", 1, "compact", None, "LogAppendTime",
         "serving feeder", "the coordinator, aif model compare",
         "The newest sums of each node.",
+        dead_letters=False,
     ),
 )  # fmt: skip
 
@@ -164,7 +179,10 @@ def _changelog(table: Table) -> Topic:
 
 TOPICS: Final[dict[str, Topic]] = {topic.name: topic for topic in _SOURCES}
 
+#: Source topics whose readers refuse records to a dead-letter topic.
+REFUSING: Final = tuple(topic.name for topic in _SOURCES if topic.dead_letters)
+
 
 def all_topics() -> list[Topic]:
     """Every topic of a deployment: sources, their dead letters, changelogs."""
-    return [*_SOURCES, *map(_dead_letters, _SOURCES), *map(_changelog, TABLES.values())]
+    return [*_SOURCES, *(_dead_letters(TOPICS[name]) for name in REFUSING), *map(_changelog, TABLES.values())]

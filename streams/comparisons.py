@@ -5,9 +5,9 @@ what rows mean.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
+from domain.rollout import Version
 from schemas.deployment import Deployment
 from schemas.ids import CHUNK_KEY_BYTES, chunk_of, source_key
 from streams.activity_history import ActivityHistory
@@ -16,6 +16,7 @@ from streams.changelog_rows import RowsAtCut
 from streams.findings import Findings
 from streams.oracle import ItemsOracle
 from streams.reference_rows import N2OOracle
+from streams.rollout_log import RolloutLog
 from streams.user_oracle import UsersOracle
 from streams.verification_report import Coverage
 
@@ -37,12 +38,10 @@ class Comparison(Protocol):
 class ItemsComparison:
     """Table items by its oracle; vectors by their model, the item's row and the snapshot that each record names."""
 
-    def __init__(
-        self, deployment: Deployment, partition: int, models: Mapping[int, Path], history: ActivityHistory
-    ) -> None:
-        self._deployment, self._partition, self._history = deployment, partition, history
-        self._newest_model = next(reversed(dict(models)), None)
-        self._vectors = N2OOracle(dict(models), deployment)
+    def __init__(self, deployment: Deployment, partition: int, rollout: RolloutLog, history: ActivityHistory) -> None:
+        self._deployment, self._partition, self._history, self._rollout = deployment, partition, history, rollout
+        self._fed = rollout.seen.fed
+        self._vectors = N2OOracle(deployment)
 
     def oracle(self, topic_id: int) -> ItemsOracle:
         """See Comparison."""
@@ -50,45 +49,51 @@ class ItemsComparison:
 
     async def compare(self, oracle: ItemsOracle, tables: Mapping[str, RowsAtCut], findings: Findings) -> None:
         """See Comparison."""
-        first, *others = tables
+        first, *slots = tables
         rows = findings.decoded(first, "item_row", tables[first].rows)
         for item in oracle.newest.keys() | rows.keys():
             if what := oracle.difference(item, rows.get(item)):
                 findings.differs(first, item, what)
-        for name in others:
+        fed = (await self._rollout.state()).fed
+        for name in slots:
             decoded = findings.decoded(name, "n2o_row", tables[name].rows)
             records: dict[int, bytes] = {entity: row["record"] for entity, row in decoded.items()}
-            await self._compare_vectors(name, rows, records, findings)
+            for entity in records.keys() - rows.keys():
+                findings.differs(name, entity, "no such item")
+            before, after = self._fed.get(name), fed.get(name)
+            # One that came or went meanwhile may have rows that nobody kept up to date when the tables were read.
+            if before and after and (before.name, before.build_epoch) == (after.name, after.build_epoch):
+                await self._compare_vectors(name, after, rows, records, findings)
 
     async def _compare_vectors(
-        self, table: str, items: dict[int, Any], records: dict[int, bytes], findings: Findings
+        self, table: str, version: Version, items: dict[int, Any], records: dict[int, bytes], findings: Findings
     ) -> None:
-        """Every vector there is must be right; how many there are is coverage: a rebuild may be on its way."""
-        newest = self._newest_model
-        coverage = findings.report.coverage[table] = Coverage(None if newest is None else f"{newest:016x}")
-        for entity in records.keys() - items.keys():
-            findings.differs(table, entity, "no such item")
+        """Every vector of the slot's version must be right; how many there are is coverage: a rebuild may be on its
+        way, and what another version has left there is overwritten or deleted by and by.
+        """
+        coverage = findings.report.coverage[table] = Coverage(version.name, version.phase)
         # The records were read before: whatever snapshot one names is in the log by now.
         named = {entity: N2OOracle.snapshot_ms(record) for entity, record in records.items()}
         activity = await self._history.until_now(self._partition, named)
         for entity, row in items.items():
             record = records.get(entity)
-            if record is not None:
-                self._compare_vector(table, entity, row, record, activity, findings)
+            if record is not None and N2OOracle.version_tag(record) == version.tag:
+                self._compare_vector(version, table, entity, row, record, activity, findings)
                 coverage.awaiting_activity += named[entity] != activity.newest_ms(entity)
             if not row["deleted"]:
-                coverage.count(None if record is None else N2OOracle.version_tag(record), newest)
+                coverage.count(None if record is None else N2OOracle.version_tag(record), version.tag)
 
     def _compare_vector(
-        self, table: str, entity: int, row: Any, record: bytes, activity: ActivityOracle, findings: Findings
-    ) -> None:
+        self, version: Version, table: str, entity: int, row: Any, record: bytes, activity: ActivityOracle,
+        findings: Findings,
+    ) -> None:  # fmt: skip
         made_ms = N2OOracle.snapshot_ms(record)
         features = activity.snapshot(entity, made_ms)
         if features is None:
             if not activity.forgotten(entity, made_ms):
                 findings.differs(table, entity, f"its activity's snapshot of {made_ms} ms never was")
             return
-        if what := self._vectors.difference(row, record, made_ms, features):
+        if what := self._vectors.difference(version, row, record, made_ms, features):
             findings.differs(table, entity, what)
 
 

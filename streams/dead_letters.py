@@ -19,7 +19,7 @@ from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, BadRecord, Unavailable
 from schemas.records import DeadLetter
-from schemas.topics import TOPICS
+from schemas.topics import REFUSING
 from streams.log_reader import LogReader
 from streams.sources import topic_ids
 
@@ -45,10 +45,10 @@ class Entry:
 
 def source_named(name: str, deployment: Deployment) -> str:
     """The source topic that a user means, with or without the deployment's prefix. Raises BadInput."""
-    for source in TOPICS:
+    for source in REFUSING:
         if name in (source, deployment.topic(source)):
             return source
-    raise BadInput(f"{name!r} is no source topic; those are {', '.join(TOPICS)}")
+    raise BadInput(f"{name!r} is no source topic; those are {', '.join(REFUSING)}")
 
 
 def parse_coordinates(text: str, deployment: Deployment) -> tuple[str, str] | None:

@@ -61,19 +61,23 @@ class Writes:
     outgoing: list[Outgoing] = field(default_factory=list)
 
 
-#: Where a rebuild goes on: what it is for (a model version, a sweep's start, "" at first) and the key behind which to
-#: look next. Kept by the owner of the partition and lost with it: another owner may have written since.
-RebuildPlace = tuple[str, bytes]
+#: Where a rebuild goes on, as its fold knows: REBUILD_START at first, then what the piece before it said. Kept by the
+#: owner of the partition and lost with it: another owner may have written since.
+RebuildPlace = Any
 REBUILD_START: Final[RebuildPlace] = ("", b"")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a rebuild: what it changes (None: nothing), where to go on, and whether that is worthwhile now."""
+    """A piece of a rebuild: what it changes (None: nothing), where to go on, and whether that is worthwhile now.
+
+    `looked` is the number of rows that it was about, which its time depends on.
+    """
 
     writes: Writes | None
     at: RebuildPlace
     more: bool
+    looked: int = 0
 
 
 class Fold(Protocol):
@@ -90,5 +94,5 @@ class Fold(Protocol):
     def fold(self, partition: int, topic_id: int, records: Sequence[Any], tables: TableReader) -> Writes:
         """The changes that a batch of source records makes."""
 
-    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
-        """The next piece of work that no source record asked for, of bounded size."""
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace, limit: int) -> Piece:
+        """The next piece of work that no source record asked for, over at most `limit` rows of the first table."""

@@ -44,12 +44,11 @@ def health(worker: Worker) -> dict[str, Any]:
     ]
     waiting = [entry["partition"] for entry in partitions if not entry["ready"]]
     rebalancing = bool(worker.app.rebalancing) or not worker.app.tables.actives_ready
-    model = worker.follower.model if worker.follower else None
     return {
         "ready": not waiting and not rebalancing,
         "reason": "rebalancing" if rebalancing else f"restoring {', '.join(waiting)}" if waiting else "",
         "worker": worker.settings.name,
-        "model_version": model.version if model else None,
+        "rollout": _rollout(worker),
         # Items that users act on, whose vectors do not follow yet.
         "items_awaiting_vectors": worker.fresh.count,
         "partitions": partitions,
@@ -58,6 +57,22 @@ def health(worker: Worker) -> dict[str, Any]:
             for lane in worker.lanes
             for number, standby in sorted(lane.standbys.items())
         ],
+    }
+
+
+def _rollout(worker: Worker) -> dict[str, Any]:
+    follower = worker.follower
+    if follower is None:
+        return {}
+    live = follower.state.live
+    return {
+        "epoch": follower.state.epoch,
+        "live": live.name if live else None,
+        "slots": {
+            slot: {"version": feed.version.name, "phase": feed.version.phase, "loaded": feed.model is not None}
+            | ({"problem": feed.problem} if feed.problem else {})
+            for slot, feed in follower.feeds.items()
+        },
     }
 
 

@@ -61,7 +61,7 @@ class ItemActivityFold:
             counts={"events": len(events), "repeated": taken.repeated, "late": folded.late, "snapshots": len(moved)},
         )
 
-    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace, limit: int) -> Piece:
         """Nothing: rows are a function of the log alone."""
         return Piece(None, at, more=False)
 

@@ -1,22 +1,24 @@
-"""The item lane: catalogue updates to rows of `items` and, through the model's item tower, of the N2O slot.
+"""The item lane: catalogue updates to rows of `items` and, through each fed version's item tower, of its slot.
 
 Newest (event time, offset) wins, so duplicates, replays and reordering change nothing. A deletion leaves a marker row,
 and a flagged N2O record, so that a late upsert cannot raise the dead and behaviours can still point at the item.
 
-A record is made of an item's row and of the snapshot of what users did to it, which the activity lane keeps. It is
-*stale* where the model, the update or the snapshot has moved on since; rebuilds make stale ones again, those that the
-activity lane announces first (fresh_items.py).
+Topic rollout says which versions are fed: every update goes into the slots of all of them, in one transaction. A
+record is made of an item's row and of the snapshot of what users did to it, which the activity lane keeps. Records of
+items with new snapshots, which that lane announces (fresh_items.py), are made again, and so are those that a scan of a
+slot finds stale (slot_builds.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from domain.activity_row import Snapshots
 from domain.lsh import hyperplanes, signatures
+from domain.rollout import SLOTS
 from domain.validation import NOT_FINITE_EMBEDDING, check_item_fields, finite_embeddings
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -26,39 +28,37 @@ from schemas.records import ItemRow, ItemUpdate
 from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
 from streams.fresh_items import ActivityReader, FreshItems, no_activity
 from streams.intake import dead_letter, intake
+from streams.item_model import Feed
 from streams.item_rows import encode_item_rows
-from streams.rollout import ItemModel
+from streams.slot_builds import PartitionSlots, remade
 from streams.store import Row
 
-__all__ = ["SLOT", "ItemUpdatesFold"]
-
-#: The slot table that item vectors go to; a roll-out with more slots is decided by topic `rollout`.
-SLOT: Final = "n2o_a"
-#: Items looked at per piece of a rebuild: tens of milliseconds, so that live updates wait no longer.
-_REBUILD_ITEMS: Final = 2_000
+__all__ = ["ItemUpdatesFold"]
 
 
 class ItemUpdatesFold:
-    """Fold of topic item-updates into tables items and n2o_a."""
+    """Fold of topic item-updates into table items and the slots."""
 
     source = "item-updates"
-    tables = ("items", SLOT)
+    tables = ("items", *SLOTS)
 
     def __init__(
-        self, deployment: Deployment, activity: ActivityReader = no_activity, fresh: FreshItems | None = None
-    ) -> None:
-        self._deployment = deployment
+        self, deployment: Deployment, activity: ActivityReader = no_activity, fresh: FreshItems | None = None,
+        worker: str = "",
+    ) -> None:  # fmt: skip
+        self._deployment, self._worker = deployment, worker
         self.activity = activity
         self._fresh = FreshItems() if fresh is None else fresh
         self._topic = deployment.topic(self.source)
         self._signature_version = deployment.signature_version
         #: item_id, event_time_ms, source_topic_id, source_offset of a row: what decides whether an update wins.
         self._standing = codec("item_row").leading(4)
-        self._model: ItemModel | None = None
+        self._feeds: Mapping[str, Feed] = {}
+        self.slots: dict[int, PartitionSlots] = {}
 
-    def use_model(self, model: ItemModel) -> None:
-        """Compute item vectors with this model from now on; partitions recompute what other models made."""
-        self._model = model
+    def feed(self, feeds: Mapping[str, Feed]) -> None:
+        """Keep the rows of these versions, by slot, from the next batch on; scans find what they lack."""
+        self._feeds = dict(feeds)
 
     def fold(self, partition: int, topic_id: int, records: Sequence[SourceRecord], tables: TableReader) -> Writes:
         """See streams/fold.py."""
@@ -75,57 +75,62 @@ class ItemUpdatesFold:
         rows = [self._row(update, source.offset, topic_id) for source, update in winners]
         self._sign(rows)
         encoded = encode_item_rows(rows, winners)
-        # Where activity cannot be read now, records say that they have none, and are stale when it can.
-        activity = self._activity(partition, [key for key, _ in encoded]) or Snapshots.none(len(rows))
+        vectors = self._vectors(partition, rows, [key for key, _ in encoded])
+        if (slots := self.slots.get(partition)) is not None:
+            slots.applied(vectors, {entity_key(row["item_id"]) for row in rows if row["item_id"] not in current})
         return Writes(
-            rows={"items": encoded, SLOT: self._n2o(rows, activity)},
+            rows={"items": encoded, **vectors},
             dead_letters=letters,
             max_event_time_ms=max(update["event_time_ms"] for _, update in valid),
-            counts={"superseded": len(valid) - len(winners)},
+            counts={"superseded": len(valid) - len(winners), "not_finite": _rejected(vectors)},
         )
 
-    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
-        """Stale records made again: those of items with new snapshots, then the next ones of the partition.
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace, limit: int) -> Piece:
+        """Records of items with new snapshots, in turn with what the slots lack.
 
-        The scan finds, of a partition that was taken over, also what updates and snapshots left behind while there was
-        no model or no activity to read. It waits where activity cannot be read.
+        A partition that was taken over is scanned from the start: that finds what updates and snapshots left behind
+        while a model or the activity could not be read, and whatever its last owner did not come to.
         """
-        model = self._model
-        if model is None:
-            return Piece(None, at, more=False)
-        fresh = self._fresh.some(partition, _REBUILD_ITEMS)
-        if fresh and (activity := self.activity(partition, list(fresh))) is not None:
-            announced = list(fresh)
-            shown = np.flatnonzero(activity.made_ms >= np.array(list(fresh.values())))
-            keys = [announced[place] for place in shown.tolist()]
-            if keys:
-                writes = self._remade(model, keys, activity.take(shown), tables)
-                self._fresh.seen(partition, {key: fresh[key] for key in keys})
-                return Piece(writes, at, more=True)
-        keys = tables.entity_keys("items", at[1] if at[0] == model.version else b"", _REBUILD_ITEMS)
-        if not keys:
-            return Piece(None, (model.version, at[1]), more=False)
-        activity = self.activity(partition, keys)
-        if activity is None:
-            return Piece(None, at, more=False)
-        return Piece(self._remade(model, keys, activity, tables), (model.version, keys[-1]), more=True)
+        if not isinstance(at, PartitionSlots):
+            at = PartitionSlots(partition, self._worker)
+        slots = self.slots[partition] = at
+        feeds = self._feeds
+        if slots.snapshots_next and (writes := self._fresh_records(partition, feeds, tables, limit)) is not None:
+            slots.snapshots_next = False
+            slots.applied(writes.rows, set())
+            return Piece(writes, at, more=True, looked=sum(map(len, writes.rows.values())))
+        slots.snapshots_next = True
+        writes, more, looked = slots.piece(feeds, tables, lambda keys: self.activity(partition, keys), limit)
+        return Piece(writes, at, more, looked)
 
-    def _remade(self, model: ItemModel, keys: list[bytes], activity: Snapshots, tables: TableReader) -> Writes | None:
-        """New records of those of these items whose record is stale; None where none is."""
-        found = zip(tables.get_many("items", keys), tables.get_many(SLOT, keys), activity.made_ms.tolist(), strict=True)
-        stale = {
-            place: row
-            for place, (row, record, made_ms) in enumerate(found)
-            if row is not None and (record is None or not model.made(record, self._standing(row), made_ms))
-        }
-        if not stale:
+    def _fresh_records(
+        self, partition: int, feeds: Mapping[str, Feed], tables: TableReader, limit: int
+    ) -> Writes | None:
+        """Records made again of items whose announced snapshots the activity table shows; None where there are none."""
+        fresh = self._fresh.some(partition, limit)
+        if not fresh or not feeds or (activity := self.activity(partition, list(fresh))) is None:
             return None
-        decode = codec("item_row").decode
-        rows: list[Any] = [decode(value) for value in stale.values()]
-        return Writes({SLOT: model.n2o_rows(rows, activity.take(list(stale)))})
+        announced = list(fresh)
+        shown = np.flatnonzero(activity.made_ms >= np.array(list(fresh.values())))
+        keys = [announced[place] for place in shown.tolist()]
+        if not keys:
+            return None
+        activity = activity.take(shown)
+        rows: dict[str, list[Row]] = {}
+        for slot, feed in feeds.items():
+            if feed.model is not None:
+                rows[slot], _ = remade(feed.model, slot, keys, activity, tables)
+        self._fresh.seen(partition, {key: fresh[key] for key in keys})
+        return Writes(rows, counts={"not_finite": _rejected(rows)})
 
-    def _activity(self, partition: int, keys: list[bytes]) -> Snapshots | None:
-        return self.activity(partition, keys) if self._model is not None and keys else None
+    def _vectors(self, partition: int, rows: list[ItemRow], keys: list[bytes]) -> dict[str, list[Row]]:
+        """Rows of every fed slot whose model is here."""
+        models = {slot: feed.model for slot, feed in self._feeds.items() if feed.model is not None}
+        if not rows or not models:
+            return {}
+        # Where activity cannot be read now, records say that they have none, and are stale when it can.
+        activity = self.activity(partition, keys) or Snapshots.none(len(rows))
+        return {slot: model.n2o_rows(rows, activity) for slot, model in models.items()}
 
     def _intake(
         self, partition: int, records: Sequence[SourceRecord]
@@ -175,8 +180,9 @@ class ItemUpdatesFold:
         for row, signature in zip(embedded, packed, strict=True):
             row["signature"] = signature.tobytes()
 
-    def _n2o(self, rows: list[ItemRow], activity: Snapshots) -> list[Row]:
-        return self._model.n2o_rows(rows, activity) if self._model is not None and rows else []
+
+def _rejected(rows: Mapping[str, Sequence[Row]]) -> int:
+    return sum(value is None for made in rows.values() for _, value in made)
 
 
 def _newest(valid: list[tuple[SourceRecord, Any]]) -> dict[int, tuple[SourceRecord, ItemUpdate]]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ from streams.batching import BatchConsumer, FetchedBatch
 from streams.changelog import ChangelogWriter
 from streams.failpoint import NO_FAILPOINT, Failpoint
 from streams.fold import Fold
+from streams.pace import Pace
 from streams.partition import LanePartition
 from streams.restore import ChangelogReader, Progress
 from streams.sources import source_topic_ids
@@ -45,6 +46,10 @@ _STOP_WITHIN_S: Final = 7.0
 def _exit(code: int) -> None:
     logging.shutdown()
     os._exit(code)
+
+
+async def _at_once() -> None:
+    """There is nothing to wait for."""
 
 
 class Rim(Protocol):
@@ -101,6 +106,7 @@ class Lane:
         *,
         reset_recreated: bool = False,
         broker_budget_s: float = 60.0,
+        rebuild_rows_per_s: float = 0.0,
         failpoint: Failpoint = NO_FAILPOINT,
         exit_process: Callable[[int], None] = _exit,
     ) -> None:
@@ -115,6 +121,10 @@ class Lane:
         self.failpoint = failpoint
         self._exit_process = exit_process
         self.rim = rim
+        #: Of the rebuilds of all partitions.
+        self.pace = Pace(rebuild_rows_per_s)
+        #: Awaited by a partition that was taken over, when no other worker can write to it any more.
+        self.before_taking_over: Callable[[], Awaitable[None]] = _at_once
         #: Called with a partition's number when it is ready, and after each of its batches.
         self.on_progress: Callable[[int], None] = lambda partition: None
 

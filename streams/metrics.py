@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from streams.fold import Writes
 
-__all__ = ["batch_applied", "decided", "models_refused", "rebuilt", "transaction_seconds"]
+__all__ = [
+    "batch_applied",
+    "decided",
+    "fed_without_model",
+    "model_loads_failed",
+    "rebuilt",
+    "rollout_unreadable",
+    "transaction_seconds",
+]
 
 _records = Counter("aif_source_records", "Source records applied.", ["source"])
 _batches = Counter("aif_batches", "Batches committed.", ["source"])
@@ -20,7 +28,9 @@ transaction_seconds = Histogram(
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )  # fmt: skip
 decided = Counter("aif_rollout_decisions", "Decisions that this worker wrote as the coordinator.", ["decision"])
-models_refused = Counter("aif_models_refused", "Published models whose artifact failed its checks here.")
+model_loads_failed = Counter("aif_model_loads_failed", "Attempts to load the item model of a version that failed.")
+fed_without_model = Gauge("aif_fed_versions_without_model", "Versions whose rows fall behind: no model of theirs here.")
+rollout_unreadable = Counter("aif_rollout_unreadable", "Decisions that this build cannot read.")
 
 
 def batch_applied(source: str, records: int, writes: Writes) -> None:

@@ -32,7 +32,7 @@ from streams.backlog import Backlog
 from streams.batching import FetchedBatch
 from streams.changelog import Destination
 from streams.cursor import SourceCursor, within_log
-from streams.fold import REBUILD_START, Writes
+from streams.fold import REBUILD_START, Piece, Writes
 from streams.store import Row
 
 if TYPE_CHECKING:
@@ -121,15 +121,25 @@ class LanePartition:
                 # One piece of rebuild after each batch: a loaded partition must not starve it, nor the reverse.
                 rebuilt = await self._rebuild_next()
                 if not applied and not rebuilt:
-                    await self._wake.wait()
+                    await self._idle()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self.lane.fail(error, self.tp)
 
+    async def _idle(self) -> None:
+        """Wait for something to do: to be woken, or for the rate that rebuilds may go on at."""
+        try:
+            async with asyncio.timeout(self.lane.pace.wait_s or None):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
     async def _take_over(self) -> None:
         started = time.monotonic()
         await self._writer.start()
+        # Once nobody else can write: what the last owner knew, and promised by what it wrote, was decided before.
+        await self.lane.before_taking_over()
         stores = {}
         for table in self.lane.tables.values():
             store = await self.lane.in_executor(table.open_partition, self.partition)
@@ -294,6 +304,7 @@ class LanePartition:
             await self._commit(writes, end, oldest_ms)
             self.cursor.advance(end)
             self.last_batch_at = self._moved_at = time.monotonic()
+            self.lane.pace.updated()
             self.lane.on_progress(self.partition)
             metrics.batch_applied(self.lane.fold.source, count, writes)
             return True
@@ -305,13 +316,17 @@ class LanePartition:
 
     async def _rebuild_next(self) -> bool:
         # A look at the tables is a tenth of a small batch's time: after one that found nothing, the next waits.
-        if time.monotonic() < self._rebuild_after:
+        pace = self.lane.pace
+        if time.monotonic() < self._rebuild_after or pace.wait_s:
             return False
         async with self._in_hand:
-            if self._suspended:
+            if self._suspended or not pace.begin(self._wake.set):
                 return False
             wakes = self._wakes
-            piece = await self.lane.in_executor(self.lane.fold.rebuild, self.partition, self, self._rebuild_at)
+            try:
+                piece = await self._piece(pace.limit)
+            finally:
+                pace.end()
             if piece.writes is not None:
                 assert self.cursor is not None
                 await self._commit(piece.writes, self.cursor.expected, 0)
@@ -321,6 +336,13 @@ class LanePartition:
             found_all = not piece.more and wakes == self._wakes
             self._rebuild_after = time.monotonic() + _REBUILD_EVERY_S if found_all else 0.0
             return bool(piece.more)
+
+    async def _piece(self, limit: int) -> Piece:
+        began = time.monotonic()
+        rebuild, at = self.lane.fold.rebuild, self._rebuild_at
+        piece: Piece = await self.lane.in_executor(rebuild, self.partition, self, at, limit)
+        self.lane.pace.took(piece.looked, time.monotonic() - began)
+        return piece
 
     async def _commit(self, writes: Writes, next_offset: int, oldest_append_time_ms: int) -> None:
         mark = self._mark(writes, next_offset, oldest_append_time_ms)

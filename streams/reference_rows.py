@@ -1,19 +1,20 @@
-"""What an N2O record must hold, recomputed from its item row by the model that the record names, one row at a time."""
+"""What an N2O record must hold, recomputed from its item row by the model of its version, one row at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from domain.activity_row import Snapshots
-from domain.artifact import Manifest, check_artifact
+from domain.artifact import MANIFEST, Manifest, check_artifact
 from domain.bf16 import from_bf16
 from domain.item_features import item_inputs
 from domain.n2o import Flag
+from domain.rollout import Version
 from models.tower import LoadedTower
+from schemas.artifact_cache import local_artifact
 from schemas.deployment import Deployment
 from schemas.records import ItemRow
 
@@ -24,18 +25,20 @@ _TOLERANCE: Final = 2.0**-7
 
 
 class N2OOracle:
-    """Checks N2O records; models are opened when a record first names them."""
+    """Checks N2O records; a version's model is opened when a record of it comes first."""
 
-    def __init__(self, artifacts: dict[int, Path], deployment: Deployment) -> None:
-        self._artifacts, self._deployment = artifacts, deployment
-        self._models: dict[int, tuple[Manifest, LoadedTower]] = {}
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._models: dict[str, tuple[Manifest, LoadedTower]] = {}
 
-    def difference(self, row: ItemRow, encoded: bytes, snapshot_ms: int, activity: Sequence[float]) -> str:
-        """What is wrong with the record of an item and a snapshot of its activity; empty where it is right."""
-        tag = self.version_tag(encoded)
-        if tag not in self._artifacts:
-            return f"its model version {tag:016x} is not among the published ones"
-        manifest, tower = self._model(tag)
+    def difference(
+        self, version: Version, row: ItemRow, encoded: bytes, snapshot_ms: int, activity: Sequence[float]
+    ) -> str:
+        """What is wrong with a version's record of an item and a snapshot of its activity; empty where it is right.
+
+        Raises ArtifactError or Unavailable where the version's artifact cannot be had.
+        """
+        manifest, tower = self._model(version)
         layout = manifest.dimensions.layout
         if len(encoded) != layout.stride:
             return f"it has {len(encoded)} bytes, its model's records have {layout.stride}"
@@ -80,9 +83,10 @@ class N2OOracle:
             "signature": signature or bytes(manifest.dimensions.signature_bits // 8),
         }
 
-    def _model(self, tag: int) -> tuple[Manifest, LoadedTower]:
-        if tag not in self._models:
-            folder = self._artifacts[tag]
-            manifest = check_artifact(lambda name: (folder / name).read_bytes())
-            self._models[tag] = manifest, LoadedTower.open(folder, manifest)
-        return self._models[tag]
+    def _model(self, version: Version) -> tuple[Manifest, LoadedTower]:
+        if version.name not in self._models:
+            data_dir = self._deployment.data_dir
+            folder = local_artifact(version.uri, version.name, version.manifest_sha256, data_dir, check_artifact)
+            manifest = Manifest.from_json((folder / MANIFEST).read_bytes())
+            self._models[version.name] = manifest, LoadedTower.open(folder, manifest)
+        return self._models[version.name]

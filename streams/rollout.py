@@ -1,155 +1,199 @@
-"""Which model the worker's item vectors are made with.
+"""Which model versions the worker keeps rows of: topic `rollout` folded, and their item models loaded.
 
-Every worker reads `model-versions` without a group, from the start: the log's order decides, so all arrive at the
-same model, the newest one whose artifact passes its checks here. A refused one is logged and counted, and the model in
-use stays. Building beside live traffic, coverage and flips belong to topic `rollout`.
+Every worker reads the topic without a group, from the start, for its whole life: the log's order decides, so all
+arrive at the same state. A worker that takes a partition over first asks `caught_up`: from then on it knows at least
+what the partition's last owner knew, and no version that was reported as built can miss an update.
+
+A version whose artifact cannot be had is tried again for ever: a copy may be under way. While it is building, workers
+say so after some seconds in its progress, and the coordinator rejects it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import struct
-import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from domain.activity_row import Snapshots
-from domain.artifact import Manifest, check_artifact, check_fit, path_of
-from models.tower import LoadedTower, n2o_records
+from domain.artifact import check_artifact
+from domain.rollout import Rollout, Version
+from schemas.artifact_cache import local_artifact
 from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import ArtifactError, BadRecord
-from schemas.ids import entity_key
-from schemas.records import ItemRow
+from schemas.errors import AifError, BadRecord
 from streams import metrics
 from streams.changelog import translated
-from streams.intake import dead_letter
-from streams.store import Row
+from streams.item_model import Feed, ItemModel
 
-__all__ = ["ItemModel", "ModelFollower"]
+__all__ = ["RolloutFollower"]
 
 logger = logging.getLogger(__name__)
 
-#: source_topic_id and source_offset, neighbours in an N2O record.
-_SOURCE: Final = struct.Struct("<qq")
-_SNAPSHOT: Final = struct.Struct("<q")
+#: Before a building version's artifact that cannot be had is held against it.
+_PROBLEM_AFTER_S: Final = 10.0
+_RETRY_S: Final = 1.0
+_RETRY_MOST_S: Final = 30.0
+#: How long a take-over waits for the models of the versions that are fed; updates go on without them then.
+_MODELS_WITHIN_S: Final = 30.0
 
 
-class ItemModel:
-    """The item side of one model version: makes N2O rows and recognises its own."""
+@dataclass
+class _Loading:
+    """What was tried for one version."""
 
-    def __init__(self, manifest: Manifest, tower: LoadedTower) -> None:
-        self.version = manifest.version
-        self._tag = manifest.version_tag
-        self._layout = manifest.dimensions.layout
-        self._tower = tower
-        self._tower_lock = threading.Lock()  # partitions fold in several executor threads
-        self._prefix = codec("n2o_row").bytes_prefix(self._layout.stride)
-        places: Any = self._layout.dtype.fields
-        self._tag_at = len(self._prefix) + places["version"][1]
-        self._source_at = len(self._prefix) + places["source_topic_id"][1]
-        self._snapshot_at = len(self._prefix) + places["snapshot_ms"][1]
-        self._tag_bytes = np.uint64(self._tag).astype("<u8").tobytes()
-
-    @classmethod
-    def load(cls, folder: Path, version: str, deployment: Deployment) -> ItemModel:
-        """Open and check an artifact. Raises ArtifactError where it is damaged or not of this deployment."""
-        manifest = check_artifact(lambda name: (folder / name).read_bytes(), version=version)
-        check_fit(manifest, deployment)
-        return cls(manifest, LoadedTower.open(folder, manifest))
-
-    def n2o_rows(self, rows: list[ItemRow], activity: Snapshots) -> list[Row]:
-        """Rows of a slot table for these items and what users did to them, each tagged with the version."""
-        with self._tower_lock:
-            records = n2o_records(rows, activity, self._tower, self._layout, self._tag)
-        raw, stride = records.tobytes(), self._layout.stride
-        return [
-            (entity_key(row["item_id"]), self._prefix + raw[at : at + stride])
-            for row, at in zip(rows, range(0, len(raw), stride), strict=True)
-        ]
-
-    def made(self, value: bytes, standing: Mapping[str, Any], snapshot_ms: int) -> bool:
-        """Whether an encoded N2O row is of this version and layout, the item row's update, and this snapshot."""
-        return (
-            value.startswith(self._prefix)
-            and value[self._tag_at : self._tag_at + 8] == self._tag_bytes
-            and _SOURCE.unpack_from(value, self._source_at) == (standing["source_topic_id"], standing["source_offset"])
-            and _SNAPSHOT.unpack_from(value, self._snapshot_at) == (snapshot_ms,)
-        )
+    model: ItemModel | None = None
+    tried: bool = False
+    problem: str = ""
 
 
-class ModelFollower:
-    """Reads topic model-versions for the life of the worker and hands each usable model on."""
+class RolloutFollower:
+    """Reads topic rollout for the life of the worker, and hands the versions to feed on."""
 
-    def __init__(self, deployment: Deployment, use_model: Callable[[ItemModel], None]) -> None:
-        self._deployment, self._use_model = deployment, use_model
-        self._topic = deployment.topic("model-versions")
-        self.model: ItemModel | None = None
+    def __init__(
+        self, deployment: Deployment, feed: Callable[[Mapping[str, Feed]], None],
+        load: Callable[[Version], ItemModel] | None = None,
+    ) -> None:  # fmt: skip
+        """`feed` is called with the fed versions by slot whenever they, or their models, change."""
+        self._deployment, self._feed = deployment, feed
+        self._load = load or (lambda version: _loaded(version, deployment))
+        self._tp = TopicPartition(deployment.topic("rollout"), 0)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._read_to = 0
+        self._loading: dict[str, _Loading] = {}
+        self._loaders: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Condition()
+        self.state = Rollout()
+        self.feeds: Mapping[str, Feed] = {}
 
     async def run(self) -> None:
         """Follow the topic until cancelled. Raises Unavailable where the broker is gone for too long."""
-        with translated(f"reading {self._topic}"):
-            await self._follow()
+        with translated(f"reading {self._tp.topic}"):
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._deployment.bootstrap_servers,
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+            )
+            await consumer.start()
+            try:
+                consumer.assign([self._tp])
+                await consumer.seek_to_beginning(self._tp)
+                await self._follow(consumer)
+            finally:
+                for loader in self._loaders.values():
+                    loader.cancel()
+                await consumer.stop()
 
-    async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._deployment.bootstrap_servers,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-        )
-        await consumer.start()
-        try:
-            tp = TopicPartition(self._topic, 0)
-            consumer.assign([tp])
-            await consumer.seek_to_beginning(tp)
-            end = (await consumer.end_offsets([tp]))[tp]
-            history: list[Any] = []
-            while await consumer.position(tp) < end:
-                for records in (await consumer.getmany(tp, timeout_ms=200)).values():
-                    history += records
-            for record in reversed(history):
-                if await self._consider(record):
-                    break
-            while True:
-                for records in (await consumer.getmany(tp, timeout_ms=1000)).values():
-                    for record in records:
-                        await self._consider(record)
-        finally:
-            await consumer.stop()
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        await self._notify()
+        while True:
+            found = await consumer.getmany(self._tp, timeout_ms=500)
+            await self.take([record for records in found.values() for record in records])
+            self._read_to = await consumer.position(self._tp)
+            await self._notify()
 
-    async def _consider(self, record: Any) -> bool:
-        try:
-            announced = codec("model_version").decode(record.value)
-        except BadRecord as error:
-            await self._refuse_record(record, error)
-            return False
-        version = announced["version"]
-        if self.model is not None and self.model.version == version:
-            return True
-        try:
-            model = await asyncio.to_thread(ItemModel.load, path_of(announced["uri"]), version, self._deployment)
-        except ArtifactError as error:
-            metrics.models_refused.inc()
-            in_use = self.model.version if self.model else "none"
-            logger.error("model %s refused, %s stays in use: %s", version, in_use, error)
-            return False
-        self.model = model
-        logger.info("model %s in use: items of other versions are recomputed", version)
-        self._use_model(model)
-        return True
+    async def take(self, records: list[Any]) -> None:
+        """Fold some records of the topic, in log order."""
+        state = self.state
+        for record in records:
+            try:
+                event: Any = codec("rollout_event").decode(record.value)
+            except BadRecord as error:
+                metrics.rollout_unreadable.inc()
+                logger.error("%s offset %d is passed over: %s", self._tp.topic, record.offset, error)
+                continue
+            state = state.applied(event)
+        if state is not self.state:
+            self.state = state
+            self._attend()
+            await self._notify()
 
-    async def _refuse_record(self, record: Any, error: BadRecord) -> None:
-        logger.error("model-versions offset %d goes to the dead letters: %s", record.offset, error)
-        key, value = dead_letter(record, self._topic, 0, error)
-        producer = AIOKafkaProducer(bootstrap_servers=self._deployment.bootstrap_servers, acks="all")
-        await producer.start()
+    async def caught_up(self) -> None:
+        """Wait until all that the topic holds now is folded, and the models of its fed versions were tried."""
+        await self._until(lambda: self._consumer is not None)
+        assert self._consumer is not None
+        with translated(f"reading {self._tp.topic}"):
+            end = (await self._consumer.end_offsets([self._tp]))[self._tp]
+        await self._until(lambda: self._read_to >= end)
         try:
-            await producer.send_and_wait(self._deployment.dead_letters("model-versions"), value, key=key)
-        finally:
-            await producer.stop()
+            async with asyncio.timeout(_MODELS_WITHIN_S):
+                await self._until(lambda: not self._untried())
+        except TimeoutError:
+            logger.warning("taking over without the models of %s", ", ".join(self._untried()))
+
+    async def changed(self, since: Rollout) -> Rollout:
+        """The state, as soon as it is another than this one."""
+        await self._until(lambda: self.state is not since)
+        return self.state
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(holds)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _untried(self) -> list[str]:
+        return [version.name for version in self.state.fed.values() if not self._loading[version.name].tried]
+
+    def _attend(self) -> None:
+        """Load the models of versions that are fed, let go of the others'."""
+        fed = {version.name for version in self.state.fed.values()}
+        for name in set(self._loading) - fed:
+            del self._loading[name]
+            self._loaders.pop(name).cancel()
+        for version in self.state.fed.values():
+            if version.name not in self._loading:
+                self._loading[version.name] = _Loading()
+                loader = asyncio.create_task(self._load_in_the_end(version.name), name=f"load {version.name}")
+                self._loaders[version.name] = loader
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        feeds = {}
+        for slot, version in self.state.fed.items():
+            loading = self._loading[version.name]
+            feeds[slot] = Feed(version, loading.model, loading.problem)
+        self.feeds = feeds
+        metrics.fed_without_model.set(sum(feed.model is None for feed in feeds.values()))
+        self._feed(feeds)
+
+    async def _load_in_the_end(self, name: str) -> None:
+        loading, began, wait_s = self._loading[name], asyncio.get_running_loop().time(), _RETRY_S
+        while loading.model is None:
+            version = self.state.get(name)
+            assert version is not None, "it is fed: its task ends with that"
+            try:
+                loading.model = await asyncio.to_thread(self._load, version)
+                loading.problem = ""
+                logger.info(
+                    "model %s (%s) in slot %s: its rows are kept from now on", name, version.phase, version.slot
+                )
+            except Exception as error:  # a model that cannot be used must not take the worker with it
+                waited_s = asyncio.get_running_loop().time() - began
+                if waited_s >= _PROBLEM_AFTER_S:
+                    loading.problem = str(error)
+                metrics.model_loads_failed.inc()
+                logger.error(
+                    "model %s is %s and cannot be loaded: its rows in %s fall behind. Trying again in %.0f s: %s",
+                    name, version.phase, version.slot, wait_s, error, exc_info=not isinstance(error, AifError),
+                )  # fmt: skip
+            loading.tried = True
+            self._hand_on()
+            await self._notify()
+            if loading.model is None:
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _RETRY_MOST_S)
+
+
+def _loaded(version: Version, deployment: Deployment) -> ItemModel:
+    folder: Path = local_artifact(
+        version.uri, version.name, version.manifest_sha256, deployment.data_dir, check_artifact
+    )
+    return ItemModel.load(folder, version.name, deployment)

@@ -22,6 +22,7 @@ from schemas.deployment import Deployment, settings_from_env
 from schemas.errors import BadInput
 from streams import internals
 from streams.batching import URL_SCHEME, register_transport
+from streams.coordinator import Coordinator
 from streams.datadir import claim
 from streams.destinations import require_destinations
 from streams.failpoint import Failpoint
@@ -29,10 +30,11 @@ from streams.fold import Fold
 from streams.fresh_items import FreshItems, TableActivity
 from streams.health import attach_health
 from streams.item_activity import ItemActivityFold
+from streams.item_model import Feed
 from streams.item_updates import ItemUpdatesFold
 from streams.lane import KafkaRim, Lane
 from streams.loop_watch import watch_loop
-from streams.rollout import ItemModel, ModelFollower
+from streams.rollout import RolloutFollower
 from streams.sources import source_topic_ids
 from streams.tables import BatchedTable, LaneTableManager
 from streams.user_events import UserEventsFold
@@ -64,6 +66,9 @@ class WorkerSettings:
     broker_budget_s: float = 60.0
     #: Whether tables of a source topic that was deleted and made again are emptied and made anew from it.
     reset_recreated: bool = False
+    #: Items a second that the rebuild of a model version may look at, all partitions together; 0: as fast as live
+    #: updates allow.
+    rebuild_items_per_s: float = 0.0
     #: For crash tests; see failpoint.py.
     failpoint: str = ""
 
@@ -74,6 +79,7 @@ class WorkerSettings:
         # Kafka's own upper limit, unless the broker says otherwise (group.max.session.timeout.ms).
         _require(1 <= self.session_timeout_s <= 1_800, "SESSION_TIMEOUT_S", "1 to 1800 seconds", self.session_timeout_s)
         _require(self.broker_budget_s > 0, "BROKER_BUDGET_S", "more than 0 seconds", self.broker_budget_s)
+        _require(self.rebuild_items_per_s >= 0, "REBUILD_ITEMS_PER_S", "at least 0 a second", self.rebuild_items_per_s)
         _require(self.standby_replicas >= 0, "STANDBY_REPLICAS", "a number of at least 0", self.standby_replicas)
 
     @classmethod
@@ -102,7 +108,7 @@ class Worker:
     rim: KafkaRim
     failpoint: Failpoint
     lanes: list[Lane] = field(default_factory=list)
-    follower: ModelFollower | None = None
+    follower: RolloutFollower | None = None
     fresh: FreshItems = field(default_factory=FreshItems)
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
@@ -123,8 +129,12 @@ class Worker:
     async def on_started(self, app: faust.App, **_: Any) -> None:
         """Start what runs beside the agents."""
         assert self.follower is not None
+        coordinator = Coordinator(
+            self.deployment, self.follower, self.coordinates, broker_budget_s=self.settings.broker_budget_s
+        )
         beside = [
-            ("model follower", self.follower.run()),
+            ("rollout", self.follower.run()),
+            ("coordinator", coordinator.run()),
             ("loop watch", watch_loop()),
             *((f"watch {lane.topic}", lane.watch()) for lane in self.lanes),
         ]
@@ -132,6 +142,11 @@ class Worker:
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(self._on_task_done)
             self._tasks.append(task)
+
+    def coordinates(self) -> bool:
+        """Whether roll-outs are this worker's to decide: it owns partition 0 of item-updates."""
+        partition = self.lanes[0].partitions.get(0)
+        return partition is not None and partition.ready
 
     async def on_partitions_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
         """Every rebalance takes all partitions first."""
@@ -198,17 +213,18 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         web_router_enabled=False,
     )
     worker = Worker(deployment, settings, app, KafkaRim(deployment), Failpoint.parse(settings.failpoint))
-    items = ItemUpdatesFold(deployment, fresh=worker.fresh)
+    items = ItemUpdatesFold(deployment, fresh=worker.fresh, worker=settings.name)
     users, activity = UserEventsFold(deployment), ItemActivityFold(deployment, worker.fresh)
     worker.lanes = [_attach(worker, fold) for fold in (items, users, activity)]
     items.activity = _activity_of(worker.lanes[2])
     worker.lanes[2].on_progress = worker.lanes[0].wake_partition
 
-    def use_model(model: ItemModel) -> None:
-        items.use_model(model)
+    def feed(feeds: Mapping[str, Feed]) -> None:
+        items.feed(feeds)
         worker.lanes[0].wake()
 
-    worker.follower = ModelFollower(deployment, use_model)
+    worker.follower = RolloutFollower(deployment, feed)
+    worker.lanes[0].before_taking_over = worker.follower.caught_up
     app.on_partitions_revoked.connect(worker.on_partitions_revoked)
     app.on_partitions_assigned.connect(worker.on_partitions_assigned)
     app.on_before_shutdown.connect(worker.on_before_shutdown)
@@ -238,6 +254,7 @@ def _attach(worker: Worker, fold: Fold) -> Lane:
     lane = Lane(
         app, deployment, fold, tables, worker.rim,
         reset_recreated=worker.settings.reset_recreated, broker_budget_s=worker.settings.broker_budget_s,
+        rebuild_rows_per_s=worker.settings.rebuild_items_per_s if fold.source == "item-updates" else 0.0,
         failpoint=worker.failpoint,
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ class UserEventsFold:
             for target, packed in packed_activity(accepted.offset, events, self._deployment.partitions).items()
         ]
 
-    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace) -> Piece:
+    def rebuild(self, partition: int, tables: TableReader, at: RebuildPlace, limit: int) -> Piece:
         """The sweep's next page, nothing where no sweep is due.
 
         Of the place, the first part is the partition's clock when the sweep began.
@@ -106,9 +106,12 @@ class UserEventsFold:
             if clock_ms < began_ms + _SWEEP_EVERY_MS:
                 return Piece(None, at, more=False)
             began_ms, after = clock_ms, b""
-        keys = tables.entity_keys("users", after, _PAGE)
-        more = len(keys) == _PAGE
-        return Piece(self._swept(keys, clock_ms, tables), (str(began_ms), keys[-1] if more else _SWEPT), more)
+        page = min(limit, _PAGE)
+        keys = tables.entity_keys("users", after, page)
+        more = len(keys) == page
+        return Piece(
+            self._swept(keys, clock_ms, tables), (str(began_ms), keys[-1] if more else _SWEPT), more, len(keys)
+        )
 
     def _swept(self, keys: list[bytes], clock_ms: int, tables: TableReader) -> Writes | None:
         """What a sweep changes of these rows and their chunks."""

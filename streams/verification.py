@@ -2,8 +2,9 @@
 
 Per partition: the tables are read back from their changelogs up to a watermark row; that row says which source offset
 they reflect; the source log up to there goes through the plain oracle; rows are compared one by one. All tables of a
-lane are compared at the same cut, which exists because a batch is one transaction. Item vectors are recomputed with
-the model and the snapshot of activity that each row names, and compared to a tolerance of bfloat16 rounding. What the
+lane are compared at the same cut, which exists because a batch is one transaction. Item vectors of every version that
+workers keep rows of are recomputed with its model and the snapshot of activity that each row names, and compared to a
+tolerance of bfloat16 rounding. What the
 user lane sent to item-activity is compared with what it had to accept. Last, the stores on this machine are
 compared with the changelogs. Nothing waits for ever: a system that was stopped or crashed is verified like a live one.
 """
@@ -13,16 +14,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
-from aiokafka import TopicPartition
-
-from domain.artifact import path_of
-from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import BadRecord
 from schemas.topics import LANES, all_topics
 from streams.activity_check import check_activity
 from streams.activity_history import ActivityHistory
@@ -30,6 +23,7 @@ from streams.checkpoint import Checkpoint
 from streams.comparisons import ActivityComparison, Comparison, ItemsComparison, UsersComparison
 from streams.log_reader import LogReader
 from streams.partition_check import Lane, PartitionCheck, Recomputed
+from streams.rollout_log import RolloutLog
 from streams.source_replay import Progress, SourceReplay
 from streams.sources import source_topic_ids, topic_ids
 from streams.store_check import check_stores
@@ -52,14 +46,15 @@ async def verify(
     report = Report()
     async with LogReader(deployment.bootstrap_servers) as reader:
         ids = await _topic_ids(deployment)
-        models = await _published(reader, deployment)
+        rollout = RolloutLog(reader, deployment)
+        await rollout.state()
         history = ActivityHistory(reader, deployment, ids[deployment.topic("item-activity")], before, progress)
         users: dict[int, Recomputed] = {}
         for lane in itertools.starmap(Lane, LANES.items()):
             verdicts = Verdicts(reader, deployment, lane.source)
             topic_id = ids[deployment.topic(lane.source)]
             for partition in range(deployment.partitions):
-                comparison = _comparison(lane, deployment, partition, models, history)
+                comparison = _comparison(lane, deployment, partition, rollout, history)
                 replay = SourceReplay(reader, deployment, lane.source, partition, verdicts, progress)
                 check = PartitionCheck(reader, deployment, lane, partition, topic_id, comparison, replay)
                 report.add(await check.run(before, after))
@@ -75,10 +70,10 @@ async def verify(
 
 
 def _comparison(
-    lane: Lane, deployment: Deployment, partition: int, models: dict[int, Path], history: ActivityHistory
+    lane: Lane, deployment: Deployment, partition: int, rollout: RolloutLog, history: ActivityHistory
 ) -> Comparison:
     if lane.source == "item-updates":
-        return ItemsComparison(deployment, partition, models, history)
+        return ItemsComparison(deployment, partition, rollout, history)
     return UsersComparison(deployment) if lane.source == "user-events" else ActivityComparison(deployment)
 
 
@@ -88,17 +83,3 @@ async def _topic_ids(deployment: Deployment) -> dict[str, int]:
     whole = [deployment.topic(topic.name) for topic in all_topics() if topic.partitions == 1]
     servers = deployment.bootstrap_servers
     return await asyncio.to_thread(lambda: source_topic_ids(deployment, split) | topic_ids(servers, whole))
-
-
-async def _published(reader: LogReader, deployment: Deployment) -> dict[int, Path]:
-    """Artifact folders of all published models by version tag, the newest one last."""
-    tp = TopicPartition(deployment.topic("model-versions"), 0)
-    bounds = await reader.bounds(tp)
-    folders: dict[int, Path] = {}
-    async for record in reader.records(tp, bounds.start, bounds.committed):
-        with suppress(BadRecord):  # refused by the workers too, and in the dead letters
-            announced: Any = codec("model_version").decode(record.value)
-            tag = int(announced["version"], 16)
-            folders.pop(tag, None)
-            folders[tag] = path_of(announced["uri"])
-    return folders

@@ -12,25 +12,25 @@ _SHOWN: Final = 10
 
 @dataclass
 class Coverage:
-    """How many live items of the compared partitions have a vector, and of which model.
+    """How many items of the compared partitions, deleted ones left out, have a vector of a slot's version.
 
-    `items` are the rows of table items that are not deleted: `current` have a row of the newest published model,
-    `other_models` one of another, `missing` none.
+    Of `items`, `current` have a row of it, `other_models` one that another version has left there, `missing` none.
     """
 
-    version: str | None
+    version: str
+    phase: str  #: of the roll-out, when the slot was compared
     items: int = 0
     current: int = 0
     other_models: int = 0
     missing: int = 0
     awaiting_activity: int = 0
 
-    def count(self, tag: int | None, newest: int | None) -> None:
-        """Take a live item whose row is of the model with this version tag; None where it has no row."""
+    def count(self, tag: int | None, expected: int) -> None:
+        """Take an item whose row is of the version with this tag; None where it has no row."""
         self.items += 1
         if tag is None:
             self.missing += 1
-        elif tag == newest:
+        elif tag == expected:
             self.current += 1
         else:
             self.other_models += 1
@@ -52,7 +52,7 @@ class Report:
     first_differences: list[str] = field(default_factory=list)
     #: Source topic-partitions whose log no longer starts at 0, and the offset from which they were recomputed.
     horizon: dict[str, int] = field(default_factory=dict)
-    #: By table of vectors.
+    #: By slot table, of those that hold a version.
     coverage: dict[str, Coverage] = field(default_factory=dict)
     #: Rows of each local store that were compared with its changelog, by worker/store; None where none was looked at.
     stores: dict[str, int] | None = None
@@ -77,7 +77,7 @@ class Report:
         if other.stores is not None:
             self.stores = (self.stores or {}) | other.stores
         for table, found in other.coverage.items():
-            total = self.coverage.setdefault(table, Coverage(found.version))
+            total = self.coverage.setdefault(table, Coverage(found.version, found.phase))
             for name in ("items", "current", "other_models", "missing", "awaiting_activity"):
                 setattr(total, name, getattr(total, name) + getattr(found, name))
 

@@ -55,7 +55,7 @@ class CountFold:
         encoded = [(key, f"{last},{count}".encode()) for key, (last, count) in rows.items()]
         return Writes({"counts": encoded, "copies": encoded})
 
-    def rebuild(self, partition: int, tables: Any, at: Any) -> Piece:
+    def rebuild(self, partition: int, tables: Any, at: Any, limit: int) -> Piece:
         """Nothing."""
         return Piece(None, at, more=False)
 

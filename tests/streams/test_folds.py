@@ -39,7 +39,7 @@ class Tables:
     """Tables of one partition in memory."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, dict[bytes, bytes]] = {"items": {}, "n2o_a": {}, "users": {}}
+        self.rows: dict[str, dict[bytes, bytes]] = {table: {} for table in (*ItemUpdatesFold.tables, "users")}
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """TableReader."""
@@ -83,7 +83,7 @@ def _sweep(fold: UserEventsFold, tables: Tables, at: RebuildPlace = REBUILD_STAR
     """One sweep to its end: what it wrote, and the place where it stands then."""
     written, more = [], True
     while more:
-        piece = fold.rebuild(0, tables, at)
+        piece = fold.rebuild(0, tables, at, 10_000)
         if piece.writes is not None:
             tables.write(piece.writes)
             written.append(piece.writes)
@@ -262,7 +262,7 @@ def test_the_sweep_migrates_every_row_once() -> None:
     expected, _ = _run(UserEventsFold(DEPLOYMENT, plan=OTHER_PLAN), log, [])
     assert _rows(tables) == _rows(expected)
     assert [len(writes.rows["users"]) for writes in written] == [500, 500, 200]
-    piece = fold.rebuild(0, tables, at)
+    piece = fold.rebuild(0, tables, at, 10_000)
     assert (piece.writes, piece.at, piece.more) == (None, at, False), "the next sweep is due in a day"
     assert _sweep(fold, tables) == ([], at), "another owner looks at every row and changes none"
 
@@ -304,7 +304,7 @@ def test_idle_users_are_swept_and_no_one_can_tell() -> None:
             assert any(len(key) == 12 for key in _rows(tables))
             written, at = _sweep(swept, tables)
             assert [writes.counts["swept"] for writes in written] == [2]
-            assert swept.rebuild(0, tables, at).more is False
+            assert swept.rebuild(0, tables, at, 10_000).more is False
             assert [entity_id(key) for key in _rows(tables)] == [5]
         assert _differences(oracle, _rows(tables)) == {}
         assert _differences(oracle, _rows(others)) == {}

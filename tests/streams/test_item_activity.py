@@ -157,7 +157,7 @@ def test_a_bad_record_is_a_dead_letter_and_the_rest_counts() -> None:
     assert writes.counts == {"events": 2, "repeated": 0, "late": 0, "snapshots": 1}
     assert writes.max_event_time_ms == NOW_MS
     assert world.follow(target, [Record(5, b"", b"junk")]).rows == {}
-    assert world.activity[0].rebuild(target, world.activity[1][target], REBUILD_START) == Piece(
+    assert world.activity[0].rebuild(target, world.activity[1][target], REBUILD_START, 9) == Piece(
         None, REBUILD_START, False
     )
 

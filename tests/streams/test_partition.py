@@ -148,7 +148,7 @@ def test_a_wake_up_during_a_look_for_work_is_not_slept_over() -> None:
     async def scenario() -> int:
         worker, looks = Worker(Broker(), {}, random.Random(0)), 0
 
-        def rebuild(partition: int, tables: object, at: RebuildPlace) -> Piece:
+        def rebuild(partition: int, tables: object, at: RebuildPlace, limit: int) -> Piece:
             nonlocal looks
             looks += 1
             if looks == 1:

@@ -18,10 +18,10 @@ from models.export import export
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.ids import entity_key
-from streams.fold import REBUILD_START, Piece, Writes
+from streams.fold import REBUILD_START, Writes
 from streams.fresh_items import FreshItems
+from streams.item_model import Feed, ItemModel
 from streams.item_updates import ItemUpdatesFold
-from streams.rollout import ItemModel
 
 DEPLOYMENT = Deployment()
 TOPIC_ID = 77
@@ -41,7 +41,7 @@ class Tables:
     """Tables in memory."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, dict[bytes, bytes]] = {"items": {}, "n2o_a": {}}
+        self.rows: dict[str, dict[bytes, bytes]] = {table: {} for table in ItemUpdatesFold.tables}
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """TableReader."""
@@ -69,6 +69,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[ItemModel]:
     return made
 
 
+def _feed(fold: ItemUpdatesFold, model: ItemModel) -> None:
+    fold.feed({"n2o_a": Feed.live(model, "n2o_a")})
+
+
 def _update(offset: int, item: int) -> Record:
     update = {
         "event_id": offset,
@@ -81,24 +85,29 @@ def _update(offset: int, item: int) -> Record:
 
 
 def _rebuild(fold: ItemUpdatesFold, tables: Tables, at: Any = REBUILD_START) -> int:
+    return _rebuilt(fold, tables, at)[0]
+
+
+def _rebuilt(fold: ItemUpdatesFold, tables: Tables, at: Any = REBUILD_START) -> tuple[int, Any]:
+    """Pieces until nothing is left to do: rows written, and the place where the next would go on."""
     written, more = 0, True
     while more:
-        piece = fold.rebuild(0, tables, at)
-        assert piece.writes is None or len(piece.writes.rows["n2o_a"]) <= 2_000
+        piece = fold.rebuild(0, tables, at, 2_000)
+        assert piece.writes is None or len(piece.writes.rows.get("n2o_a", ())) <= 2_000
         written += tables.write(piece.writes) if piece.writes else 0
         at, more = piece.at, piece.more
-    return written
+    return written, at
 
 
 def test_updates_applied_without_a_model_are_caught_up(models: list[ItemModel]) -> None:
     """A worker that restarts under load and applies updates before it has its model recomputes exactly those."""
     tables, fold = Tables(), ItemUpdatesFold(DEPLOYMENT)
-    fold.use_model(models[0])
+    _feed(fold, models[0])
     tables.write(fold.fold(0, TOPIC_ID, [_update(item, item) for item in range(10)], tables))
     restarted = ItemUpdatesFold(DEPLOYMENT)
     tables.write(restarted.fold(0, TOPIC_ID, [_update(20, 3), _update(21, 4)], tables))
-    assert restarted.rebuild(0, tables, REBUILD_START).more is False, "nothing to build without a model"
-    restarted.use_model(models[0])
+    assert restarted.rebuild(0, tables, REBUILD_START, 10).more is False, "nothing to build without a model"
+    _feed(restarted, models[0])
     assert _rebuild(restarted, tables) == 2
     assert _rebuild(restarted, tables) == 0
 
@@ -106,18 +115,19 @@ def test_updates_applied_without_a_model_are_caught_up(models: list[ItemModel]) 
 def test_a_new_model_recomputes_everything_once_in_bounded_pieces(models: list[ItemModel]) -> None:
     """Another version makes every record stale; each is made once, at most two thousand a piece."""
     tables, fold = Tables(), ItemUpdatesFold(DEPLOYMENT)
-    fold.use_model(models[0])
+    _feed(fold, models[0])
     tables.write(fold.fold(0, TOPIC_ID, [_update(item, item) for item in range(4_500)], tables))
-    assert _rebuild(fold, tables) == 0
-    fold.use_model(models[1])
-    assert _rebuild(fold, tables, (models[0].version, entity_key(4_499))) == 4_500
+    written, at = _rebuilt(fold, tables)
+    assert written == 0
+    _feed(fold, models[1])
+    assert _rebuild(fold, tables, at) == 4_500
     assert _rebuild(fold, tables) == 0
 
 
 def test_a_partition_taken_back_is_looked_at_from_the_start(models: list[ItemModel]) -> None:
     """What another owner has written meanwhile is found, since the place to go on belongs to the ownership."""
     tables, fold = Tables(), ItemUpdatesFold(DEPLOYMENT)
-    fold.use_model(models[0])
+    _feed(fold, models[0])
     tables.write(fold.fold(0, TOPIC_ID, [_update(item, item) for item in range(5)], tables))
     _rebuild(fold, tables)
     del tables.rows["n2o_a"][entity_key(2)]
@@ -153,7 +163,7 @@ def _named(tables: Tables) -> dict[int, int]:
 def _world(model: ItemModel, items: int) -> tuple[ItemUpdatesFold, Tables, Activity, FreshItems]:
     activity, fresh, tables = Activity(), FreshItems(), Tables()
     fold = ItemUpdatesFold(DEPLOYMENT, activity, fresh)
-    fold.use_model(model)
+    _feed(fold, model)
     tables.write(fold.fold(0, TOPIC_ID, [_update(item, item) for item in range(items)], tables))
     return fold, tables, activity, fresh
 
@@ -161,19 +171,18 @@ def _world(model: ItemModel, items: int) -> tuple[ItemUpdatesFold, Tables, Activ
 def test_an_announced_item_is_made_again_once_its_snapshot_shows(models: list[ItemModel]) -> None:
     """Announced before the table shows it, an item waits, is made with that very snapshot, and not a second time."""
     fold, tables, activity, fresh = _world(models[0], 3)
-    _rebuild(fold, tables)
+    _, at = _rebuilt(fold, tables)
     assert _named(tables) == dict.fromkeys(range(3), NO_SNAPSHOT)
-    at = (models[0].version, entity_key(2))  # the scan is through
     fresh.announce(0, {entity_key(1): 500})
     fresh.announce(1, {entity_key(2): 500})
-    assert fold.rebuild(0, tables, at).writes is None
+    assert fold.rebuild(0, tables, at, 2_000).writes is None
     activity.made_ms[entity_key(1)] = 500
     before = dict(tables.rows["n2o_a"])
-    piece = fold.rebuild(0, tables, at)
+    piece = fold.rebuild(0, tables, at, 2_000)
     assert piece.more and piece.at == at and piece.writes is not None and tables.write(piece.writes) == 1
     assert _named(tables) == {0: NO_SNAPSHOT, 1: 500, 2: NO_SNAPSHOT}
     assert before[entity_key(1)] != tables.rows["n2o_a"][entity_key(1)]
-    assert fold.rebuild(0, tables, at).writes is None and not fresh.some(0, 9) and fresh.some(1, 9)
+    assert fold.rebuild(0, tables, at, 2_000).writes is None and not fresh.some(0, 9) and fresh.some(1, 9)
 
 
 def test_a_scan_finds_snapshots_that_nobody_announced(models: list[ItemModel]) -> None:
@@ -191,7 +200,8 @@ def test_activity_that_cannot_be_read_is_caught_up_with(models: list[ItemModel])
     activity.made_ms, activity.open = {entity_key(0): 700, entity_key(1): 700}, False
     tables.write(fold.fold(0, TOPIC_ID, [_update(7, 1)], tables))
     fresh.announce(0, {entity_key(0): 700})
-    assert fold.rebuild(0, tables, REBUILD_START) == Piece(None, REBUILD_START, more=False)
+    piece = fold.rebuild(0, tables, REBUILD_START, 10)
+    assert (piece.writes, piece.more) == (None, False)
     assert _named(tables) == {0: NO_SNAPSHOT, 1: NO_SNAPSHOT}
     activity.open = True
     assert _rebuild(fold, tables) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from schemas.deployment import Deployment
 from schemas.errors import BadInput, Unavailable
 from schemas.ids import WATERMARK_KEY, chunk_key, entity_key
 from schemas.records import Watermark
+from schemas.topics import TABLES
 from streams.activity_oracle import ActivityOracle
 from streams.changelog import ChangelogWriter
 from streams.changelog_rows import RowsAtCut, RowsAtOffset
@@ -37,9 +39,9 @@ from streams.checkpoint import Checkpoint
 from streams.datadir import claim
 from streams.fold import Fold
 from streams.item_activity import ItemActivityFold
+from streams.item_model import Feed, ItemModel
 from streams.item_updates import ItemUpdatesFold
 from streams.log_reader import LogReader
-from streams.rollout import ItemModel
 from streams.sources import source_topic_ids
 from streams.store import Store
 from streams.user_events import UserEventsFold
@@ -146,7 +148,7 @@ def test_what_compaction_may_have_taken_is_no_difference() -> None:
 
 def test_reports_add_up() -> None:
     """Counts and coverage of partitions are summed, the first differences of all are kept, ten at most."""
-    total, coverage = Report(), Coverage("aa")
+    total, coverage = Report(), Coverage("aa", "live")
     for tag in (1, 1, 2, None):
         coverage.count(tag, 1)
     for number in range(2):
@@ -156,9 +158,9 @@ def test_reports_add_up() -> None:
         total.add(part)
     assert (total.rows, total.source_records, total.differences) == ({"n2o_a": 6}, 4, 14)
     assert len(total.first_differences) == 10 and total.stores == {"w/0": 4, "w/1": 4}
-    assert total.coverage == {"n2o_a": Coverage("aa", items=8, current=4, other_models=2, missing=2)}
+    assert total.coverage == {"n2o_a": Coverage("aa", "live", items=8, current=4, other_models=2, missing=2)}
     text = "\n".join(report_lines(total))
-    assert "4 of 8 live items have a row of model aa; 2 of another model, 2 without" in text
+    assert "4 of 8 items have a row of model aa (live); 2 of another model, 2 without" in text
     assert "2 stores, 8 rows compared" in text and "differences: 14" in text
 
 
@@ -191,13 +193,14 @@ class World:
         self._ids = source_topic_ids(
             deployment, map(deployment.topic, ("item-updates", "user-events", "item-activity"))
         )
-        self.items = ItemUpdatesFold(deployment, self._activity)
+        self.items, self._epoch = ItemUpdatesFold(deployment, self._activity), 0
         users, activity = UserEventsFold(deployment), ItemActivityFold(deployment)
         self._folds: dict[str, Fold] = {"item-updates": self.items, "user-events": users, "item-activity": activity}
         folder = deployment.data_dir / "tables" / "w"
         self.lock = claim(folder, deployment)
-        self.stores = {name: Store(folder / f"{name}-0.db") for name in ("items", "n2o_a", "users", "item_activity")}
+        self.stores = {name: Store(folder / f"{name}-0.db") for name in TABLES}
         self._next = dict.fromkeys(self._folds, 0)
+        self.fed: dict[str, Feed] = {}
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """TableReader."""
@@ -257,12 +260,19 @@ class World:
         """A whole batch."""
         await self.commit(source, await self.fold(source, *sent))
 
-    async def publish(self, folder: Path, version: str) -> None:
-        """Offer a model to the fleet."""
-        record = {"event_id": 1, "event_time_ms": NOW_MS, "version": version, "manifest_sha256": "", "uri": str(folder),
-                  "published_by": "", "reason": ""}  # fmt: skip
-        topic = self.deployment.topic("model-versions")
-        await self._sender.send_and_wait(topic, codec("model_version").encode(record), b"model")
+    async def go_live(self, folder: Path, version: str, slot: str) -> None:
+        """Decide that a version is fed in a slot and live, and let the worker do so."""
+        digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+        for decision in ("accept", "build", "cover", "live"):
+            self._epoch += 1
+            terms = {"gate": 1.0, "auto": True, "shadow_s": 0, "min_overlap": 0.0, "retain_s": 0, "by": ""}
+            what = {"epoch": self._epoch, "event_time_ms": NOW_MS, "decision": decision, "version": version}
+            where = {"slot": slot, "command_offset": -1, "uri": str(folder), "manifest_sha256": digest, "reason": ""}
+            value = codec("rollout_event").encode({**what, **where, **terms})
+            await self._sender.send_and_wait(self.deployment.topic("rollout"), value, b"rollout")
+        model = ItemModel.load(folder, version, self.deployment)
+        self.fed = {**self.fed, slot: Feed.live(model, slot)}
+        self.items.feed(self.fed)
 
     async def verify(self, deployment: Deployment | None = None, **options: Any) -> Report:
         """A verification that must end soon."""
@@ -321,7 +331,7 @@ def test_rows_behind_the_last_watermark_do_not_hang_it(deployment: Deployment, e
             await dying.abort_transaction()
         report = await world.verify()
         assert report.equal, report
-        assert report.rows == {"items": 2, "n2o_a": 0, "users": 1}
+        assert report.rows == {"items": 2, "n2o_a": 0, "n2o_b": 0, "n2o_c": 0, "users": 1}
         assert report.stores is not None and report.stores.keys() == {f"w/{table}-0.db" for table in world.stores}
         if ending != "aborted":
             await dying.abort_transaction()
@@ -514,24 +524,25 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
 
 @broker
 def test_coverage_counts_and_stale_vectors_differ(deployment: Deployment, models: list[tuple[Path, str]]) -> None:
-    """Items without a vector of the newest model are counted; a vector of an older update of its item differs."""
+    """Items without a vector of a fed version are counted, slot by slot; a vector of an older update differs."""
 
     async def story(world: World) -> None:
         await world.apply("item-updates", _update(1, 1), _update(2, 2), _update(9, 3, "delete"))
-        assert (await world.verify()).coverage == {"n2o_a": Coverage(None, items=2, missing=2)}
-        for folder, version in models:
-            await world.publish(folder, version)
-            world.items.use_model(ItemModel.load(folder, version, world.deployment))
-            await world.apply("item-updates", _update(3, 4) if version == models[0][1] else _update(4, 5))
+        assert (await world.verify()).coverage == {}
+        for (folder, version), slot, update in zip(models, ("n2o_a", "n2o_b"), ((3, 4), (4, 5)), strict=True):
+            await world.go_live(folder, version, slot)
+            await world.apply("item-updates", _update(*update))
         report = await world.verify()
         assert report.equal, report
-        newest = models[1][1]
-        assert report.coverage == {"n2o_a": Coverage(newest, items=4, current=1, other_models=1, missing=2)}
+        assert report.coverage == {
+            "n2o_a": Coverage(models[0][1], "retained", items=4, current=2, missing=2),
+            "n2o_b": Coverage(models[1][1], "live", items=4, current=1, missing=3),
+        }
         rows = await world.fold("item-updates", _update(4, 6))
-        vectors = world.deployment.changelog("n2o_a"), 0
+        vectors = world.deployment.changelog("n2o_b"), 0
         await world.commit("item-updates", {**rows, vectors: rows[vectors][-1:]})
         report = await world.verify()
-        assert report.differences == 1 and report.first_differences[0].startswith("n2o_a-0 4: "), report
+        assert report.differences == 1 and report.first_differences[0].startswith("n2o_b-0 4: "), report
 
     _in_world(deployment, story)
 
@@ -586,12 +597,12 @@ def test_the_command_says_what_it_found(deployment: Deployment) -> None:
     async def story(world: World) -> None:
         await world.apply("item-updates", _update(1, 1))
         status, text = await asyncio.to_thread(command)
-        assert status == 0 and "n2o_a: 0 of 1 live items" in text and "4 stores" in text
+        assert status == 0 and "no model version has a slot" in text and "6 stores" in text
         items = world.stores["items"]
         items.put_many([(entity_key(1), b"wrong")], items.changelog_offset)
         status, text = await asyncio.to_thread(command, "--json")
         found = json.loads(text)
-        assert (status, found["equal"], found["coverage"]["n2o_a"]["missing"]) == (1, False, 1)
+        assert (status, found["equal"], found["coverage"]) == (1, False, {})
         assert (await asyncio.to_thread(command, "--no-stores"))[0] == 0
 
     _in_world(deployment, story)
@@ -674,8 +685,7 @@ def test_a_vector_is_judged_by_the_snapshot_that_it_names(
 
     async def story(world: World) -> None:
         folder, version = models[0]
-        await world.publish(folder, version)
-        world.items.use_model(ItemModel.load(folder, version, world.deployment))
+        await world.go_live(folder, version, "n2o_a")
         await world.apply("user-events", _event(1, 1))
         await world.commit("item-activity", await world.fold_activity())
         await world.apply("item-updates", _update(1, 1))

@@ -119,9 +119,10 @@ def test_settings_come_from_the_environment() -> None:
         "AIF_WORKER_NAME": "w", "AIF_WORKER_WEB_HOST": "::1", "AIF_WORKER_WEB_PORT": "7000",
         "AIF_WORKER_SESSION_TIMEOUT_S": "9.5", "AIF_WORKER_INSTANCE_ID": "pod-0", "AIF_WORKER_STANDBY_REPLICAS": "1",
         "AIF_WORKER_BROKER_BUDGET_S": "30", "AIF_WORKER_RESET_RECREATED": "true", "AIF_WORKER_FAILPOINT": "kill:sent:1",
+        "AIF_WORKER_REBUILD_ITEMS_PER_S": "5000",
     }  # fmt: skip
     settings = WorkerSettings.from_env({**env, "AIF_PREFIX": "not a worker's"}, web_port=7001, web_host=None)
-    assert settings == WorkerSettings("w", "::1", 7001, 9.5, "pod-0", 1, 30.0, True, "kill:sent:1")
+    assert settings == WorkerSettings("w", "::1", 7001, 9.5, "pod-0", 1, 30.0, True, 5_000.0, "kill:sent:1")
     assert WorkerSettings.from_env({}) == WorkerSettings()
     assert {name.removeprefix("AIF_WORKER_").lower() for name in env} == {each.name for each in fields(WorkerSettings)}
 
@@ -131,7 +132,7 @@ def test_settings_come_from_the_environment() -> None:
     [
         ("NAME", ""), ("NAME", "../other"), ("WEB_PORT", "0"), ("WEB_PORT", "x"), ("SESSION_TIMEOUT_S", "nan"),
         ("SESSION_TIMEOUT_S", "0"), ("STANDBY_REPLICAS", "-1"), ("STANDBY_REPLICAS", "1.5"),
-        ("RESET_RECREATED", "maybe"),
+        ("RESET_RECREATED", "maybe"), ("REBUILD_ITEMS_PER_S", "-1"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_names_its_variable(name: str, value: str) -> None:
