@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import deployment_options
+from cli.options import deployment_options, require_broker
 from schemas.deployment import Deployment
 
 if TYPE_CHECKING:
@@ -26,23 +26,24 @@ _COLUMNS = ("compared", "failed", "dropped", "skipped", "overlap", "correlation"
 
 @click.command()
 @click.argument("version", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object (with --watch, one per line).")
 @click.option("--watch", is_flag=True, help="Print again every 5 s while the version is compared.")
 @deployment_options
 def compare(version: str | None, as_json: bool, watch: bool, deployment: Deployment) -> None:
     """Compare a covered version with the live one, by the requests that servers scored with both.
 
-    VERSION is the covered one where it is not given; any that was compared before may be. Exit status 1: the version
-    has less top-k overlap than it was published to have.
+    VERSION is the covered one where it is not given; it may be one that was compared before, and be shortened. Exit
+    status 1: the version has less top-k overlap than it was published to have.
 
     \b
     Examples:
       aif model compare
-      aif model compare 3f2a9c0d11e45b67 --json
+      aif model compare 3f2a9c0d --json
       aif model compare --watch
     """
     from producers.rollout_view import RolloutView
 
+    require_broker(deployment)
     with RolloutView(deployment) as view:
         name = view.named(version) if version else None
         while True:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 
 import pytest
+from click.testing import CliRunner
+from rollout_records import RolloutWriter
 
+from cli.main import main
 from cli.model_compare import seen
 from domain.rollout import Phase, Rollout, Terms, Version
 from domain.shadow import ShadowSums
+from producers.topics import create_topics
+from schemas.deployment import Deployment
 
 OLD, LIVE, NEW = "00000000000000cc", "00000000000000bb", "00000000000000aa"
 GOOD = ShadowSums(
@@ -77,3 +83,36 @@ def test_a_version_that_is_live_by_now_still_shows_what_was_seen() -> None:
 def test_where_there_is_nothing_a_sentence_says_why(roll_out, reports, says) -> None:
     """No pair, no node, no share, no traffic, too few, all failed: each is told apart."""
     assert says in seen(roll_out, reports, None).lines()[-1]
+
+
+@pytest.mark.broker
+def test_the_command_reads_decisions_and_reports(deployment: Deployment) -> None:
+    """From the topics to text, JSON and an exit status; before anything is covered it says so."""
+    create_topics(deployment)
+    writer = RolloutWriter(deployment)
+    options = ["--bootstrap-servers", deployment.bootstrap_servers, "--prefix", deployment.prefix]
+
+    def compare(*words: str):
+        return CliRunner().invoke(main, ["model", "compare", *words, *options])
+
+    try:
+        for name, slot in ((LIVE, "n2o_a"), (NEW, "n2o_b")):
+            writer.decide("accept", name, min_overlap=0.9)
+            epoch = writer.decide("build", name, slot=slot)["epoch"]
+            if name == LIVE:
+                writer.decide("cover", name)
+                writer.decide("live", name)
+        early = compare()
+        assert early.exit_code == 0 and "is building and was not compared" in early.output
+        writer.decide("cover", NEW)
+        writer.write("shadow-reports", b"junk")
+        for sums in (ShadowSums(), GOOD):
+            writer.write("shadow-reports", report("node", sums, build_epoch=epoch))
+        good = compare(NEW, "--json")
+        writer.write("shadow-reports", report("node", replace(GOOD, overlap_sum=50.0), build_epoch=epoch))
+        bad = compare()
+    finally:
+        writer.close()
+    assert good.exit_code == 0, good.output
+    assert json.loads(good.output)["total"]["overlap"] == 0.95
+    assert bad.exit_code == 1 and "does not pass" in bad.output
