@@ -55,7 +55,7 @@ def status(as_json: bool, watch: bool, interval: float, deployment: Deployment) 
     require_broker(deployment)
     with RolloutView(deployment) as view:
         if not watch:
-            click.echo(json.dumps(rollout_report(view))) if as_json else Console().print(_page(view))
+            click.echo(json.dumps(rollout_report(view))) if as_json else Console().print(_page(view), soft_wrap=True)
             return
         try:
             if as_json:

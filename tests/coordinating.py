@@ -24,6 +24,7 @@ class Log:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
+        self._tp = TopicPartition(deployment.topic("rollout"), 0)
         self.events: list[RolloutEvent] = []
         self.state = Rollout()
         self._moved = asyncio.Condition()
@@ -34,7 +35,7 @@ class Log:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest")
         await self._producer.start()
         await self._consumer.start()
-        self._consumer.assign([TopicPartition(self.deployment.topic("rollout"), 0)])
+        self._consumer.assign([self._tp])
         self._task = asyncio.create_task(self._follow())
         return self
 
@@ -50,6 +51,12 @@ class Log:
             async with self._moved:
                 self.state = self.state.applied(event)
                 self._moved.notify_all()
+
+    async def read_to_end(self) -> None:
+        """See streams.coordinator.Follower."""
+        end = (await self._consumer.end_offsets([self._tp]))[self._tp]
+        async with self._moved:
+            await self._moved.wait_for(lambda: len(self.events) >= end)
 
     async def changed(self, since: Rollout) -> Rollout:
         """See streams.coordinator.Follower."""
