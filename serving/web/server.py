@@ -40,7 +40,7 @@ from serving.tables.slab import compile_slabs
 from serving.tables.store import Store
 from serving.user.upkeep import Upkeep
 from serving.web.admission import Limits
-from serving.web.api import create_app
+from serving.web.api import Application, create_app
 from serving.web.connection import connection_class
 from serving.web.exposure import Exposure
 
@@ -122,21 +122,8 @@ def score(
             deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers, shadow
         )
         limits = Limits()
-        config = uvicorn.Config(
-            create_app(service, metrics, freshness, limits, exposure.token),
-            loop="uvloop",
-            http=connection_class(limits),
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            log_level=logging.WARNING,
-            timeout_keep_alive=int(limits.idle_s),
-            timeout_graceful_shutdown=_DRAIN_S,
-            ssl_certfile=exposure.tls_cert,
-            ssl_keyfile=exposure.tls_key,
-        )
+        app = create_app(service, metrics, freshness, limits, exposure.token)
+        server = uvicorn.Server(_http(app, limits, exposure))
         follower.start()
         upkeep.start()
         shadow.start()
@@ -144,7 +131,7 @@ def score(
         try:
             follower.wait_for_live(_WARM_S, ending)
             if not ending.is_set():
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")
             processes.stop()
@@ -152,6 +139,24 @@ def score(
             upkeep.stop()
             follower.stop()
     store.close()
+
+
+def _http(app: Application, limits: Limits, exposure: Exposure) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=connection_class(limits),
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        log_level=logging.WARNING,
+        timeout_keep_alive=int(limits.idle_s),
+        timeout_graceful_shutdown=_DRAIN_S,
+        ssl_certfile=exposure.tls_cert,
+        ssl_keyfile=exposure.tls_key,
+    )
 
 
 def _shadow(share: float, folder: StateFolder, store: Store, versions: Versions, metrics: Metrics) -> Shadow:
