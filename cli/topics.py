@@ -22,6 +22,7 @@ def command() -> None:
       aif topics list
       aif topics describe user-events
       aif topics document > topology.md
+      aif topics rollout
     """
 
 
@@ -85,3 +86,16 @@ def document() -> None:
     from producers.topology_document import topology_document
 
     click.echo(topology_document(), nl=False)
+
+
+@command.command()
+def rollout() -> None:
+    """Print the phases of a model version: the diagram and the table of docs/rollout.md.
+
+    \b
+    Example:
+      aif topics rollout
+    """
+    from producers.rollout_document import rollout_document
+
+    click.echo(rollout_document(), nl=False)
