@@ -62,7 +62,7 @@ class ItemModel:
         The value is None, which deletes an older row, where the vector or the bridge weights are not finite: such an
         item is *rejected*, its score would be none.
         """
-        framed = np.empty(len(items), dtype=self._framed)
+        framed = np.zeros(len(items), dtype=self._framed)  # padding too: equal records are equal bytes
         framed["prefix"] = self._prefix
         framed["record"] = records = records_of(items, activity, self._tower, self._layout, self._tag)
         raw, size = framed.tobytes(), self._framed.itemsize

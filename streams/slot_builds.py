@@ -48,15 +48,30 @@ class Build:
     done: bool = False
     looked: int = 0  #: items behind the scan, deleted ones included
     rejected: set[bytes] = field(default_factory=set)
-    items_per_s: float = 0.0
-    began_s: float = 0.0  #: this and the next: of the clock, 0 before
-    reported_s: float = 0.0
+    items_per_s: float = 0.0  #: since the last report but one; over all once it is done
+    began_s: float | None = None  #: this and the next: of the clock, None before
+    reported_s: float | None = None
+    reported: int = 0  #: items looked at then
     told_problem: str = ""
 
     @property
     def written(self) -> int:
         """Items behind the scan that have a row."""
         return self.looked - len(self.rejected)
+
+    def due(self, now_s: float) -> bool:
+        """Whether a report is due, whose rate is known then."""
+        if self.began_s is None:
+            self.began_s = now_s
+        since_s = now_s - (self.began_s if self.reported_s is None else self.reported_s)
+        if self.reported_s is not None and since_s < _REPORT_EVERY_S and not self.done:
+            return False
+        if self.done:
+            since_s, self.reported = now_s - self.began_s, 0
+        if since_s > 0:
+            self.items_per_s = (self.looked - self.reported) / since_s
+        self.reported_s, self.reported = now_s, self.looked
+        return True
 
     def passed(self, key: bytes) -> bool:
         """Whether the scan is through with a key."""
@@ -143,9 +158,7 @@ class PartitionSlots:
             self._emptying.pop(slot, None)
             build, version = self.builds.get(slot), feed.version
             if build is None or (build.version, build.epoch) != (version.name, version.build_epoch):
-                build = self.builds[slot] = Build(version.name, version.build_epoch)
-            if feed.model is not None and not build.began_s:
-                build.began_s = self._clock()
+                self.builds[slot] = Build(version.name, version.build_epoch)
 
     def _problem(self, feeds: Mapping[str, Feed]) -> Writes | None:
         """A report on a version that is building and cannot be built here, unless it was reported."""
@@ -174,17 +187,12 @@ class PartitionSlots:
         build.looked += len(keys)
         for key in rejected:
             build.judge(key, None)
-        now = self._clock()
-        build.items_per_s = build.looked / max(now - build.began_s, 1e-3)
         if keys:
             build.after = keys[-1]
         else:
             build.done = True
             self._items = build.looked
-        reports = []
-        if feed.building and (build.done or now - build.reported_s >= _REPORT_EVERY_S):
-            build.reported_s = now
-            reports = [self._report(feed.version, build)]
+        reports = [self._report(feed.version, build)] if build.due(self._clock()) and feed.building else []
         return Writes({slot: rows} if rows else {}, outgoing=reports) if rows or reports else None
 
     @staticmethod
