@@ -175,6 +175,12 @@ class World:
         return found
 
 
+_AFTER = {
+    Phase.BUILDING: [Phase.BUILDING, Phase.COVERED, Phase.RETIRED],
+    Phase.COVERED: [Phase.COVERED, Phase.LIVE, Phase.RETIRED],
+    Phase.LIVE: [Phase.LIVE, Phase.RETAINED, Phase.RETIRED],
+    Phase.RETAINED: [Phase.RETAINED, Phase.LIVE, Phase.RETIRED],
+}
 _items, _slots = st.sampled_from(ITEMS), st.sampled_from(SLOTS)
 
 
@@ -232,7 +238,7 @@ class Interleavings(RuleBasedStateMachine):
         """A version changes its phase, is paused, or is retired."""
         slot = data.draw(st.sampled_from(sorted(self.world.feeds)))
         feed = self.world.feeds[slot]
-        phase = data.draw(st.sampled_from([Phase.BUILDING, Phase.COVERED, Phase.LIVE, Phase.RETAINED, Phase.RETIRED]))
+        phase = data.draw(st.sampled_from(_AFTER[feed.version.phase]))
         if phase is Phase.RETIRED:
             self.world.retire(slot)
         else:
