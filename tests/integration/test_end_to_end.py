@@ -22,6 +22,7 @@ from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, sha256
 from domain.bf16 import from_bf16
 from domain.n2o import Flag
 from domain.partitioner import partition_of
+from domain.rollout import Terms
 from producers.publish import KEY, publish
 from schemas.codec import codec
 from schemas.errors import ArtifactError
@@ -251,6 +252,8 @@ def test_verification_finds_no_difference(system: System) -> None:
     assert report.rows == {
         "items": len(system.shop.items),
         "n2o_a": len(system.shop.items),
+        "n2o_b": 0,
+        "n2o_c": 0,
         "users": len(system.shop.users),
         "item_activity": len(system.shop.activity),
     }
@@ -306,7 +309,7 @@ def test_a_flip_to_another_model_mixes_nothing(
 
 
 def damaged_copy(model: TrainedModel, name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """An artifact of its own version with one byte of one file flipped, and the announcement made before that."""
+    """An artifact of its own version with one byte of one file flipped, and the record that publishes it."""
     manifest = replace(model.exported.manifest, training={"copy": name})
     copy = folder / manifest.version
     shutil.copytree(model.exported.folder, copy)
@@ -316,22 +319,25 @@ def damaged_copy(model: TrainedModel, name: str, folder: Path) -> tuple[Path, di
     (copy / name).write_bytes(data)
     return copy, {
         "event_id": hashed_id(name), "event_time_ms": 1, "version": manifest.version, "uri": str(copy),
-        "manifest_sha256": sha256(manifest.to_json()), "published_by": "test", "reason": "",
+        "manifest_sha256": sha256(manifest.to_json()), "published_by": "test", "reason": "", "command": "publish",
+        **vars(Terms()),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [HEAD, USER_PHASE, ITEM_TOWER])
 def test_a_damaged_artifact_changes_nothing(system: System, model: TrainedModel, tmp_path: Path, name: str) -> None:
-    """One flipped byte: nobody publishes it; announced all the same, worker and servers refuse it and go on."""
-    copy, announcement = damaged_copy(model, name, tmp_path)
+    """One flipped byte: nobody publishes it; published all the same, it is rejected, and everybody goes on."""
+    copy, published = damaged_copy(model, name, tmp_path)
     with pytest.raises(ArtifactError, match=f"{name} has sha256"):
         publish(system.deployment, str(copy))
-    refused = system.worker_metric("aif_models_refused_total")
-    system.write("model-versions", 0, [(KEY, codec("model_version").encode(announcement))])
-    wait_for(
-        lambda: announcement["version"] in system.get("/v1/versions")["refused"], 20, lambda: "server: not refused"
-    )
-    wait_for(lambda: system.worker_metric("aif_models_refused_total") == refused + 1, 20, lambda: "worker: not refused")
+    system.write("model-versions", 0, [(KEY, codec("model_version").encode(published))])
+
+    def rejected() -> bool:
+        known = {each["version"]: each for each in system.get("/v1/versions")["versions"]}
+        found = known.get(published["version"], {"phase": None})
+        return found["phase"] == "rejected" and f"{name} has sha256" in found["reason"]
+
+    wait_for(rejected, 20, lambda: str(system.get("/v1/versions")["versions"]))
 
     shop, user, at_ms, item = system.shop, some_users(system, 2)[1], system.shop.newest_ms, 5_000_100
     system.send([("item", item_update(f"after a damaged {name}", item, at_ms))])
