@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from domain.n2o import Flag
 from domain.partitioner import partition_of
 from domain.rollout import Terms
 from producers.publish import KEY, publish
+from producers.rollout_view import RolloutView
 from schemas.codec import codec
 from schemas.errors import ArtifactError
 from schemas.ids import WATERMARK_KEY, entity_key, hashed_id
@@ -309,7 +310,7 @@ def test_a_flip_to_another_model_mixes_nothing(
 
 
 def damaged_copy(model: TrainedModel, name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """An artifact of its own version with one byte of one file flipped, and the record that publishes it."""
+    """An artifact of its own version with one byte of one file flipped, and the announcement made before that."""
     manifest = replace(model.exported.manifest, training={"copy": name})
     copy = folder / manifest.version
     shutil.copytree(model.exported.folder, copy)
@@ -320,24 +321,20 @@ def damaged_copy(model: TrainedModel, name: str, folder: Path) -> tuple[Path, di
     return copy, {
         "event_id": hashed_id(name), "event_time_ms": 1, "version": manifest.version, "uri": str(copy),
         "manifest_sha256": sha256(manifest.to_json()), "published_by": "test", "reason": "", "command": "publish",
-        **vars(Terms()),
+        **asdict(Terms()),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [HEAD, USER_PHASE, ITEM_TOWER])
 def test_a_damaged_artifact_changes_nothing(system: System, model: TrainedModel, tmp_path: Path, name: str) -> None:
-    """One flipped byte: nobody publishes it; published all the same, it is rejected, and everybody goes on."""
-    copy, published = damaged_copy(model, name, tmp_path)
+    """One flipped byte: nobody publishes it; announced all the same, it is rejected, and everybody goes on."""
+    copy, announcement = damaged_copy(model, name, tmp_path)
     with pytest.raises(ArtifactError, match=f"{name} has sha256"):
         publish(system.deployment, str(copy))
-    system.write("model-versions", 0, [(KEY, codec("model_version").encode(published))])
-
-    def rejected() -> bool:
-        known = {each["version"]: each for each in system.get("/v1/versions")["versions"]}
-        found = known.get(published["version"], {"phase": None})
-        return found["phase"] == "rejected" and f"{name} has sha256" in found["reason"]
-
-    wait_for(rejected, 20, lambda: str(system.get("/v1/versions")["versions"]))
+    system.write("model-versions", 0, [(KEY, codec("model_version").encode(announcement))])
+    with RolloutView(system.deployment) as view:
+        rejected = view.wait(lambda: getattr(view.state.get(announcement["version"]), "phase", "") == "rejected", 20)
+        assert rejected and name in view.state.get(announcement["version"]).reason
 
     shop, user, at_ms, item = system.shop, some_users(system, 2)[1], system.shop.newest_ms, 5_000_100
     system.send([("item", item_update(f"after a damaged {name}", item, at_ms))])
