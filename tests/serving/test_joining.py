@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from domain.sequence import BEHAVIOUR_DTYPE
 from domain.user_features import user_inputs
 from schemas.errors import VersionMismatch
 from serving.joining import MISMATCHES, ItemRows, one_version
@@ -38,7 +39,7 @@ def rows(version) -> ItemRows:
 
 def nobody(count: int):
     """Inputs of a user of so many behaviours, of whom nothing else is known."""
-    inputs = user_inputs([None], [np.zeros(0)], np.array([NOW_MS]), SIZES)
+    inputs = user_inputs([None], [np.zeros(0, dtype=BEHAVIOUR_DTYPE)], np.array([NOW_MS]), SIZES)
     shape = 1, count
     return replace(
         inputs, item_ids=np.zeros(shape, np.int64), actions=np.zeros(shape, np.int64),
@@ -90,7 +91,8 @@ def test_a_slab_takes_no_row_of_another_version(world, pair) -> None:
     one, other = pair
     [writer] = [slab for key, slab in world.writer.slabs.items() if key.tag == one.tag]
     before = rows(one).raw.copy()
-    mixed = np.concatenate([n2o_records(one.tag, [100], seed=9), n2o_records(other.tag, [101], seed=9)])
+    mixed = n2o_records(one.tag, [100, 101], seed=9)
+    mixed["version"][1] = other.tag
     with pytest.raises(VersionMismatch, match="a slab"):
         writer.put(mixed.view(np.uint8).reshape(2, -1))
     np.testing.assert_array_equal(rows(one).raw, before)

@@ -74,9 +74,9 @@ def test_only_histories_of_like_lengths_share_a_run(live, monkeypatch) -> None:
     version, runs = live.versions.live, []
     run = type(version.phase).run
 
-    def counted(phase, inputs, records, known):
+    def counted(phase, inputs, rows):
         runs.append(inputs.present.shape)
-        return run(phase, inputs, records, known)
+        return run(phase, inputs, rows)
 
     monkeypatch.setattr(type(version.phase), "run", counted)
     users = live.store.users
