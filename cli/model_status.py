@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.durations import ago, span
-from cli.model_report import rate, rollout_report, seconds_left, waits_for
+from cli.model_report import rollout_report, waits_for
 from cli.options import deployment_options, require_broker
 from schemas.deployment import Deployment
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
     from domain.rollout import Version
@@ -28,6 +28,7 @@ _REFUSALS_SHOWN = 3
 #: Versions that are gone shown by `status`; `history` has all.
 _GONE_SHOWN = 3
 _BAR_WIDTH = 20
+_PIPE_WIDTH = 140
 
 
 @click.command()
@@ -47,7 +48,6 @@ def status(as_json: bool, watch: bool, interval: float, deployment: Deployment) 
       aif model status --watch
       aif model status --json | jq '.versions[] | select(.phase == "live").version'
     """
-    from rich.console import Console
     from rich.live import Live
 
     from producers.rollout_view import RolloutView
@@ -55,7 +55,7 @@ def status(as_json: bool, watch: bool, interval: float, deployment: Deployment) 
     require_broker(deployment)
     with RolloutView(deployment) as view:
         if not watch:
-            click.echo(json.dumps(rollout_report(view))) if as_json else Console().print(_page(view), soft_wrap=True)
+            click.echo(json.dumps(rollout_report(view))) if as_json else _console().print(_page(view), soft_wrap=True)
             return
         try:
             if as_json:
@@ -63,7 +63,7 @@ def status(as_json: bool, watch: bool, interval: float, deployment: Deployment) 
                     click.echo(json.dumps(rollout_report(view)))
                     time.sleep(interval)
                     view.refresh()
-            with Live(_page(view), console=Console(), auto_refresh=False) as live:
+            with Live(_page(view), console=_console(), auto_refresh=False) as live:
                 while True:
                     time.sleep(interval)
                     view.refresh()
@@ -127,6 +127,14 @@ def _entries(deployment: Deployment) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def _console() -> Console:
+    """As wide as the terminal is, and wide enough where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
+
 def _page(view: RolloutView) -> RenderableType:
     """What there is to know, for people."""
     from rich.console import Group
@@ -169,10 +177,10 @@ def _on_its_way(view: RolloutView, version: Version) -> Iterator[Text]:
         yield _line(f"{version.name} waits for {awaited}")
     if version.phase is not Phase.BUILDING:
         return
-    coverage, left_s = view.coverage(version), seconds_left(view, version)
-    left = "time left unknown" if left_s is None else f"{span(left_s)} left"
+    coverage = view.coverage(version)
+    left = "time left unknown" if coverage.seconds_left is None else f"{span(coverage.seconds_left)} left"
     counted = f"{coverage.written:,} of {coverage.items:,} items, {coverage.rejected:,} rejected"
-    yield _line(f"all {_bar(coverage.share)}  {counted}, {rate(view, version):,.0f}/s, {left}")
+    yield _line(f"all {_bar(coverage.share)}  {counted}, {coverage.items_per_s:,.0f}/s, {left}")
     for report in view.builds(version):
         share = report["written"] / report["items"] if report["items"] else float(report["done"])
         pace = "done" if report["done"] else f"{report['items_per_s']:,.0f}/s"

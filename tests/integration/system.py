@@ -42,6 +42,7 @@ class ServerProcess:
         }  # fmt: skip
         arguments = [sys.executable, "-c", "from cli.main import main; main()", "serve", "--port", str(self.port)]
         arguments += ["--kernel", "numpy"]  # compared with a recompute in float64
+        arguments += ["--shadow-share", "1"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(arguments, env={**os.environ, **settings}, stdout=log, stderr=log)
         return self

@@ -10,13 +10,37 @@ import pytest
 from coordinating import Coordinating, Log
 from fleet import create_topics
 from plain_artifact import digest_of, plain_artifact
+from prometheus_client import REGISTRY
 
 from domain.rollout import Phase, Rollout, folded
 from schemas.deployment import Deployment
+from schemas.errors import Unavailable
+from streams.coordinator import Coordinator
 from streams.dead_letters import LetterLog
 from streams.rollout_inputs import RolloutInputs
 
-pytestmark = pytest.mark.broker
+
+class Nothing:
+    """A follower to whom nothing is ever told."""
+
+    state = Rollout()
+
+    async def read_to_end(self) -> None:
+        """See streams.coordinator.Follower."""
+
+    async def changed(self, since: Rollout) -> Rollout:
+        """See streams.coordinator.Follower."""
+        await asyncio.Event().wait()
+        return since
+
+
+def test_without_a_broker_it_gives_up_after_its_budget(caplog: pytest.LogCaptureFixture) -> None:
+    """It tries again while the budget lasts, saying so, and then ends with what the worker ends with: Unavailable."""
+    nowhere = Deployment(bootstrap_servers="127.0.0.1:1")
+    coordinator = Coordinator(nowhere, Nothing(), lambda: True, broker_budget_s=0.5)
+    with pytest.raises(Unavailable, match="writing rollout"):
+        asyncio.run(asyncio.wait_for(coordinator.run(), 20))
+    assert sum("roll-outs wait" in each.message for each in caplog.records) >= 2
 
 
 def on_topics(deployment: Deployment, story: Callable[[Log], Awaitable[None]]) -> None:
@@ -40,6 +64,7 @@ def decided(log: Log) -> list[tuple[str, str]]:
     return counted
 
 
+@pytest.mark.broker
 def test_from_publishing_to_the_roll_back(deployment: Deployment, tmp_path: Path) -> None:
     """Two versions are published, checked, built and go live; a roll-back makes the first one live again."""
 
@@ -62,6 +87,7 @@ def test_from_publishing_to_the_roll_back(deployment: Deployment, tmp_path: Path
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_a_bad_artifact_is_rejected_with_the_reason(deployment: Deployment, tmp_path: Path) -> None:
     """What fails its checks is never built, and the decision says why."""
 
@@ -76,6 +102,7 @@ def test_a_bad_artifact_is_rejected_with_the_reason(deployment: Deployment, tmp_
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_what_is_no_command_is_a_dead_letter_and_stepped_over(deployment: Deployment, tmp_path: Path) -> None:
     """Junk on model-versions has one dead letter, is refused once, and the command behind it is decided on."""
 
@@ -95,22 +122,32 @@ def test_what_is_no_command_is_a_dead_letter_and_stepped_over(deployment: Deploy
     on_topics(deployment, story)
 
 
-def test_a_command_that_fits_nothing_is_refused(deployment: Deployment, tmp_path: Path) -> None:
-    """A version that is none and terms that make no sense, whoever wrote them, are refused and harm nothing."""
+@pytest.mark.broker
+def test_how_far_a_build_is_can_be_watched(deployment: Deployment, tmp_path: Path) -> None:
+    """Metrics of the coordinator's worker show items, rows and time left of the build, and nothing once it is over."""
 
     async def story(log: Log) -> None:
-        folder = plain_artifact(tmp_path / "a")
         async with Coordinating(log):
-            await log.command("publish", "../../etc", folder)
-            for terms in ({"gate": 1.5}, {"gate": float("nan")}, {"shadow_s": -1}, {"retain_s": 2**62}):
-                await log.publish(folder, **terms)
-            state = await log.until(lambda state: state.next_command == 5)
-        assert state.versions == () and len(state.refusals) == 5
-        assert "expected 16 hex digits" in state.refusals[0]["reason"]
+            name = await log.publish(plain_artifact(tmp_path / "a"))
+            state = await log.until(lambda state: (found := state.get(name)) and found.phase is Phase.BUILDING)
+            for partition in range(deployment.partitions):
+                await log.progress(name, partition, state.versions[0].build_epoch, done=False)
+            async with asyncio.timeout(10):
+                while _items("written") != 18:  # noqa: ASYNC110 - what is watched is a page
+                    await asyncio.sleep(0.02)
+            assert (_items("all"), REGISTRY.get_sample_value("aif_build_seconds_left")) == (20, 0.2)
+            await log.built(name)
+            await log.until(lambda state: state.live)
+        assert _items("all") == 0
 
     on_topics(deployment, story)
 
 
+def _items(counted: str) -> float | None:
+    return REGISTRY.get_sample_value("aif_build_items", {"counted": counted})
+
+
+@pytest.mark.broker
 def test_only_the_owner_decides(deployment: Deployment, tmp_path: Path) -> None:
     """A worker without the partition writes nothing; once it owns it, it takes up what is waiting."""
 
@@ -125,6 +162,7 @@ def test_only_the_owner_decides(deployment: Deployment, tmp_path: Path) -> None:
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_two_at_once_converge(deployment: Deployment, tmp_path: Path) -> None:
     """Two coordinators that both decide all the while, one killed and replaced: each command counts once, in order."""
     folders = [plain_artifact(tmp_path / str(seed), training={"seed": seed}) for seed in range(3)]
@@ -156,6 +194,7 @@ def test_two_at_once_converge(deployment: Deployment, tmp_path: Path) -> None:
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_the_newest_report_of_each_partition_counts(deployment: Deployment) -> None:
     """Inputs hold the newest progress by version and partition, and commands from the first undecided one on."""
 
