@@ -15,6 +15,7 @@ from aiokafka import TopicPartition
 
 from domain.n2o import N2OLayout
 from domain.partitioner import partition_of, partitions_of
+from domain.rollout import SLOTS
 from domain.sequence import CHUNK, held_chunks, moved_of, unpacked_behaviours
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -91,7 +92,9 @@ class PastRows:
             def is_wanted(key: bytes, value: bytes | None, keys: set[bytes] = keys) -> bool:
                 return key in keys and (value is None or of_version(value))
 
-            found += (await self._newest("n2o_a", partition, is_wanted)).values()
+            for slot in SLOTS:  # which one held the version then, only its rows say
+                if self._applied.get(slot):
+                    found += (await self._newest(slot, partition, is_wanted)).values()
         values = [row.value[len(prefix) :] for row in found if row.value is not None]
         records = np.frombuffer(b"".join(values), dtype=layout.dtype)
         return PastRecords(records, max((row.offset for row in found), default=None))
