@@ -16,15 +16,16 @@ from typing import Any, Final
 import numpy as np
 
 from domain.n2o import N2OLayout
+from domain.rollout import SLOTS
 from schemas.codec import codec
 from schemas.ids import entity_keys
 from serving.feeding.state import StateFolder
 from serving.feeding.store_writer import StoreWriter
-from serving.tables.store import ITEMS, N2O, TablePartition
+from serving.tables.store import ITEMS, SlabKey, TablePartition
 
 __all__ = ["measure_cold_start"]
 
-_TAG: Final = 7
+_KEY: Final = SlabKey(SLOTS[0], 7)
 _BATCH: Final = 8192
 _GATHERED: Final = 4000
 
@@ -65,11 +66,12 @@ def _fill(path: Path, layout: N2OLayout, items: int) -> None:
     for start in range(0, items, _BATCH):
         ids = np.arange(start, min(start + _BATCH, items), dtype=np.int64)
         records = layout.empty(len(ids))
-        records["item_id"], records["version"] = ids, _TAG
+        records["item_id"], records["version"] = ids, _KEY.tag
         keys = entity_keys(ids)
-        writer.apply(TablePartition(N2O, 0), keys, [prefix + each.tobytes() for each in records], int(ids[-1]) + 1)
+        end = int(ids[-1]) + 1
+        writer.apply(TablePartition(_KEY.slot, 0), keys, [prefix + each.tobytes() for each in records], end)
         rows: list[bytes | None] = [encode({**row, "item_id": each}) for each in ids.tolist()]
-        writer.apply(TablePartition(ITEMS, 0), keys, rows, int(ids[-1]) + 1)
+        writer.apply(TablePartition(ITEMS, 0), keys, rows, end)
     store.close()
 
 
@@ -79,8 +81,8 @@ def _start(path: Path, layout: N2OLayout, items: int) -> tuple[float, float]:
     folder = StateFolder(path)
     _, store = folder.open_or_create()
     writer = StoreWriter(store)
-    slab = store.slab(_TAG)
-    assert slab is not None and len(writer.slabs[_TAG]) == items == len(store.items)
+    slab = store.slab(_KEY)
+    assert slab is not None and len(writer.slabs[_KEY]) == items == len(store.items)
     out = np.empty((_GATHERED, layout.stride), dtype=np.uint8)
     rng = np.random.default_rng(0)
     assert slab.gather(rng.integers(0, items, _GATHERED), out).all()

@@ -33,7 +33,7 @@ def main(job: Job) -> None:
     rounds, enough_s = int(job.options["rounds"]), float(job.options["enough_s"])
     with opened(World.open(Path(job.folder))) as serving:
         world = serving.world
-        make = partial(serving.feeding.state, world.check_behaviours)
+        make = partial(serving.state, world.check_behaviours)
         ids = world.item_ids[world.check_candidates]
         figures = {shape_key(*shape): _ranked(serving, *shape, enough_s) for shape in job.options["shapes"]}
         report = {
@@ -45,7 +45,7 @@ def main(job: Job) -> None:
 
 
 def _ranked(serving: Opened, candidates: int, behaviours: int, enough_s: float) -> Callable[[], float]:
-    world, state = serving.world, serving.feeding.state(behaviours)
+    world, state = serving.world, serving.state(behaviours)
     requests = [world.item_ids[world.candidates(candidates, seed)] for seed in range(_REQUESTS)]
     calls = [partial(serving.rank, state, ids, min(TOP_K, len(ids))) for ids in requests]
     return lambda: milliseconds(calls, enough_s)

@@ -66,7 +66,7 @@ def _added(
 
     async def run() -> float:
         with ThreadPoolExecutor(1) as scorers, ThreadPoolExecutor(1) as phases:
-            merger = Merger.of(serving.tables.store, live, scorers, phases)  # type: ignore[arg-type]
+            merger = Merger.of(serving.store, live, scorers, phases)  # type: ignore[arg-type]
             spent: dict[How, list[float]] = {How.COMPUTED: [], How.CACHED: []}
             for number in range(_MERGED):
                 ask = Ask(user, world.at_ms + next(minutes) * _MINUTE_MS)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.serving_world import World, user_id
-from domain.artifact import MANIFEST, sha256
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt
 from serving.feeding.state import StateFolder
 from serving.ranking.scorer import Ranked, Scorer
+from serving.rollout.announcements import rollout_in
 from serving.rollout.versions import Version, load_model
 from serving.stages import StageClock
-from serving.tables.store import Store
+from serving.tables.store import SlabKey, Store
 from serving.user.user_side import Asked
 from serving.user.user_state import StateMaker, UserState
 
@@ -55,13 +54,12 @@ def opened(world: World) -> Iterator[Opened]:
     folder = StateFolder.of(deployment)
     store = Store(folder.path(folder.control.state), folder.readers)
     try:
-        record: Any = {
-            "version": world.version, "uri": str(world.artifact),
-            "manifest_sha256": sha256((world.artifact / MANIFEST).read_bytes()),
-        }  # fmt: skip
-        model = load_model(record, deployment)
+        decided = rollout_in(store.decisions()).live
+        if decided is None or decided.name != world.version:
+            raise Corrupt(f"in {store.folder} {decided and decided.name} is live, not version {world.version}")
+        model = load_model(decided, deployment)
         sizes = model.manifest.dimensions
-        if (slab := store.slab(model.manifest.version_tag)) is None:
+        if (slab := store.slab(SlabKey(decided.slot, decided.tag))) is None:
             raise Corrupt(f"{store.folder} holds no rows of version {world.version}")
         version = Version(model.name, sizes, sizes.layout, model.phase, model.head, slab)
         yield Opened(world, store, version, Scorer())

@@ -23,13 +23,6 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Workers' tables on this host, to start from  [default: <data-dir>/tables where it is]",
 )
 @click.option(
-    "--gate",
-    default=0.999,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Share of live items that must have rows of a new model before it answers.",
-)
-@click.option(
     "--workers",
     default=1,
     show_default=True,
@@ -68,8 +61,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
 def command(
-    deployment: Deployment, host: str, port: int, tables: Path | None, gate: float, workers: int,
-    filters: Path | None, token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
+    deployment: Deployment, host: str, port: int, tables: Path | None, workers: int, filters: Path | None,
+    token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
     keep_answers: float, answers_on_disk: bool, user_states_mb: int, retrieval: str,
     kernel: str | None,
 ) -> None:  # fmt: skip
@@ -107,6 +100,6 @@ def command(
     on_disk = answers_on_disk or workers > 1
     samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if on_disk else None)
     serve(
-        deployment, exposure, tables or (local if local.is_dir() else None), gate, declared, samples, user_states_mb,
-        workers, retrieval,
+        deployment, exposure, tables or (local if local.is_dir() else None), declared, samples, user_states_mb, workers,
+        retrieval,
     )  # fmt: skip

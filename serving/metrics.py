@@ -117,11 +117,11 @@ class _State(Collector):
         yield refused
 
     def _collect_versions(self) -> Iterator[Metric]:
-        rows = GaugeMetricFamily("aif_slab_rows", "Rows by model version.", labels=["version"])
-        coverage = GaugeMetricFamily("aif_coverage", "Servable rows per live item.", labels=["version"])
-        for tag, slab in list(self._store.slabs.items()):
-            rows.add_metric([f"{tag:016x}"], len(slab))
-            coverage.add_metric([f"{tag:016x}"], self._store.coverage(tag))
+        rows = GaugeMetricFamily("aif_slab_rows", "Rows by model version and slot.", labels=["version", "slot"])
+        coverage = GaugeMetricFamily("aif_coverage", "Servable rows per live item.", labels=["version", "slot"])
+        for key, slab in self._store.slabs.items():
+            rows.add_metric([f"{key.tag:016x}", key.slot], len(slab))
+            coverage.add_metric([f"{key.tag:016x}", key.slot], self._store.coverage(key))
         yield rows
         yield coverage
         live = GaugeMetricFamily("aif_live_version", "The version that answers.", labels=["version"])

@@ -14,6 +14,7 @@ from schemas.codec import codec
 from schemas.errors import Unavailable
 from serving.feeding.local_tables import FoundTable, LocalTable
 from serving.feeding.store_writer import StoreWriter
+from serving.rollout.announcements import live_at_once
 from serving.tables.store import TablePartition
 
 __all__ = ["Changelog", "adopt_artifacts", "load_tables"]
@@ -59,19 +60,15 @@ def _foreign(table: FoundTable, changelog: Changelog) -> str | None:
 
 
 def adopt_artifacts(writer: StoreWriter, artifacts: Path) -> None:
-    """Without the log of announcements: announce the versions that rows in the store name, best covered last."""
-    encode = codec("model_version").encode
-    found: list[tuple[int, bytes]] = []
-    for tag in sorted(writer.slabs, key=writer.store.coverage):
-        folder = artifacts / f"{tag:016x}"
+    """Without the log of decisions: take the best covered version whose artifact is here for the live one."""
+    encode, store = codec("rollout_event").encode, writer.store
+    for key in sorted(writer.slabs, key=store.coverage, reverse=True):
+        folder = artifacts / f"{key.tag:016x}"
         if (folder / MANIFEST).is_file():
-            record = {
-                "event_id": 0, "event_time_ms": 0, "version": folder.name,
-                "manifest_sha256": sha256((folder / MANIFEST).read_bytes()), "uri": str(folder), "published_by": "",
-                "reason": "found beside the local tables",
-            }  # fmt: skip
-            found.append((len(found), encode(record)))
-    writer.announce(found)
+            digest = sha256((folder / MANIFEST).read_bytes())
+            events = live_at_once(key, str(folder), digest, 0, "found beside the local tables")
+            writer.decide([(offset, encode(event)) for offset, event in enumerate(events)])
+            return
 
 
 def _load(writer: StoreWriter, at: TablePartition, path: Path) -> int:

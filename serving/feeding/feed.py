@@ -1,4 +1,4 @@
-"""The feed: keeps a state equal to the changelogs, and the live version equal to what was announced and covered.
+"""The feed: keeps a state equal to the changelogs, and what answers equal to what was decided.
 
 The only writer of its state. An empty one starts from the workers' tables on this host where there are any, else from
 the beginning of the changelogs; one that was filled before goes on from the offsets in it. It follows the changelogs
@@ -27,7 +27,7 @@ from serving.feeding.changelogs import FollowedTopic, followed_topics
 from serving.feeding.freshness import Freshness
 from serving.feeding.local_tables import find_tables
 from serving.feeding.state_upkeep import StateUpkeep
-from serving.feeding.store_writer import MODELS, StoreWriter
+from serving.feeding.store_writer import ROLLOUT, StoreWriter
 from serving.tables.progress import Progress
 from serving.tables.store import SERVED_TABLES, TablePartition
 
@@ -42,6 +42,9 @@ _NOTE_EVERY_S: Final = 5.0
 #: also the most that an idle neighbour can delay a busy partition.
 _FETCH_WAIT_MS: Final = 20
 _POLL_MS: Final = 100
+#: How long rows of a version that was taken back are held back for this host to switch.
+_FLIP_S: Final = 1.0
+_FLIP_TURN_S: Final = 0.01
 _MOST_RECORDS: Final = 4000
 _FIRST_BACKOFF_S: Final = 0.5
 _LONGEST_BACKOFF_S: Final = 4.0
@@ -71,7 +74,8 @@ class Feed:
         self._progress = progress
         self._freshness = freshness
         self._folder = tables
-        self._partitions = {TopicPartition(deployment.topic(MODELS), 0): TablePartition(MODELS, 0)} | {
+        self._log = TopicPartition(deployment.topic(ROLLOUT), 0)
+        self._partitions = {self._log: TablePartition(ROLLOUT, 0)} | {
             TopicPartition(deployment.changelog(table), partition): TablePartition(table, partition)
             for table in SERVED_TABLES
             for partition in range(deployment.partitions)
@@ -129,7 +133,7 @@ class Feed:
         """Raises Unavailable where a topic is not there or not as this server expects it, Corrupt if made anew."""
         names = {each.topic for each in self._next}
         topics = await asyncio.to_thread(followed_topics, self._deployment, names)
-        for name in sorted(names - {self._deployment.topic(MODELS)}):
+        for name in sorted(names - {self._log.topic}):
             if topics[name].partitions != self._deployment.partitions:
                 raise Unavailable(
                     f"topic {name} has {topics[name].partitions} partitions, this server expects "
@@ -167,8 +171,8 @@ class Feed:
         for partition, position in self._next.items():
             if position == 0:
                 self._next[partition] = position = starts[partition]
-                if self._partitions[partition].table == MODELS:
-                    self._writer.forget_announced()
+                if partition == self._log:
+                    self._writer.forget_decisions()
             _require_same_topic(partition, position, starts[partition], ends[partition])
             consumer.seek(partition, position)
         if self._targets is None:
@@ -180,7 +184,10 @@ class Feed:
     async def _follow(self, consumer: Any) -> None:
         while not self._stopping.is_set():
             fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_RECORDS)
-            for partition, records in fetched.items():
+            # Decisions first: what they say of a slot is older than the rows that follow it there.
+            for partition, records in sorted(fetched.items(), key=lambda each: each[0] != self._log):
+                if self._gives_up(self._partitions[partition].table, records):
+                    await self._flip_first(consumer)
                 self._apply(partition, records)
                 await asyncio.sleep(0)
             for partition in self._next:
@@ -198,11 +205,31 @@ class Feed:
                         self._note_current()
             self._upkeep.step()
 
+    def _gives_up(self, table: str, records: Sequence[Any]) -> bool:
+        """Whether these rows may be the end of the version that answers: workers empty a slot that was taken back."""
+        return self._upkeep.answers_from(table) and any(record.value is None for record in records)
+
+    async def _flip_first(self, consumer: Any) -> None:
+        """Read all that was decided before the rows at hand, and give this host a moment to switch, once a decision.
+
+        Topics have no order among each other: without this, the last answers of a version would miss rows.
+        """
+        end = (await asyncio.wait_for(consumer.end_offsets([self._log]), _PROBE_S))[self._log]
+        while self._next[self._log] < end and not self._stopping.is_set():
+            for partition, records in (await consumer.getmany(self._log, timeout_ms=_POLL_MS)).items():
+                self._apply(partition, records)
+            self._next[self._log] = await consumer.position(self._log)
+        until_s = time.monotonic() + _FLIP_S
+        while self._upkeep.waits_to_flip() and time.monotonic() < until_s and not self._stopping.is_set():
+            self._upkeep.step()
+            await asyncio.sleep(_FLIP_TURN_S)
+        self._upkeep.stop_waiting()
+
     def _apply(self, partition: TopicPartition, records: Sequence[Any]) -> None:
         """Apply fetched records of a partition and note how old their oldest events were by then."""
         at, next_offset = self._partitions[partition], records[-1].offset + 1
-        if at.table == MODELS:
-            self._writer.announce([(record.offset, record.value) for record in records], next_offset)
+        if at.table == ROLLOUT:
+            self._writer.decide([(record.offset, record.value) for record in records], next_offset)
         else:
             keys, values = [record.key for record in records], [record.value for record in records]
             marks = self._writer.apply(at, keys, values, next_offset)
@@ -221,7 +248,7 @@ class Feed:
             if load_tables(self._writer, find_tables(self._folder, self._deployment), None):
                 adopt_artifacts(self._writer, self._deployment.data_dir / "artifacts")
                 self._from_state()
-        if any(at.table != MODELS for at in self._writer.offsets):
+        if any(at.table != ROLLOUT for at in self._writer.offsets):
             self._progress.caught_up = True
 
     def _from_state(self) -> None:
@@ -243,7 +270,7 @@ class Feed:
         lag = {
             at: max(0, ends[partition] - self._next[partition])
             for partition, at in self._partitions.items()
-            if at.table != MODELS
+            if partition != self._log
         }
         self._progress.lag = lag
         return sum(lag.values())

@@ -37,8 +37,8 @@ _log = logging.getLogger(__name__)
 class Feeder:
     """Feeds one deployment's state on this host until told to stop."""
 
-    def __init__(self, deployment: Deployment, tables: Path | None, gate: float) -> None:
-        self._deployment, self._tables, self._gate = deployment, tables, gate
+    def __init__(self, deployment: Deployment, tables: Path | None) -> None:
+        self._deployment, self._tables = deployment, tables
         self._stopping = threading.Event()
         self._feed: Feed | None = None
 
@@ -85,7 +85,7 @@ class Feeder:
         rows = sum(map(len, writer.slabs.values()))
         if writer.offsets:
             _log.info("opened %s: %d rows checked in %.0f ms", store.folder, rows, 1e3 * (time.monotonic() - started_s))
-        upkeep = StateUpkeep(folder, number, writer, progress, self._gate, reason)
+        upkeep = StateUpkeep(folder, number, writer, progress, reason)
         freshness = Freshness(folder.folder / FRESHNESS_FILE)
         self._feed = Feed(self._deployment, writer, upkeep, progress, freshness, self._tables)
         if self._stopping.is_set():

@@ -31,7 +31,7 @@ from serving.tables.store import Store
 __all__ = ["StateFolder", "boot_id"]
 
 #: Raised when what stands in a state's files changes its meaning.
-_FORMAT: Final = b"1"
+_FORMAT: Final = b"2"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class StateFolder:
             found = None
         if found is None:
             found = self.create()
+            self.control.live = 0  # nothing is in it yet that could answer
             self.make_current(found[0])
         return found
 
@@ -123,7 +124,8 @@ class StateFolder:
         with store.rows.reading() as txn:
             written, boot, clean = (txn.get("facts", name) for name in (b"format", b"boot", b"clean"))
         if written != _FORMAT:
-            raise Corrupt(f"{store.folder} has format {written!r}, this build {_FORMAT!r}")
+            layout = "none" if written is None else written.decode(errors="replace")
+            raise Corrupt(f"{store.folder} is of another build: its layout is {layout}, this one's {_FORMAT.decode()}")
         if clean != b"1" and (not boot or boot != boot_id()):
             raise Corrupt(f"{store.folder} was being written when the machine went down")
 

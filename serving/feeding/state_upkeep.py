@@ -8,8 +8,8 @@ from typing import Final
 from schemas.errors import Corrupt
 from serving.feeding.state import StateFolder
 from serving.feeding.store_writer import StoreWriter
-from serving.rollout.announcements import announced_in, tag_of
-from serving.rollout.flip import Rollout
+from serving.rollout.announcements import RolloutLog
+from serving.rollout.flip import Flip
 from serving.tables.progress import Progress
 
 __all__ = ["StateUpkeep"]
@@ -21,30 +21,46 @@ class StateUpkeep:
     """Of one state while it is written. Belongs to the thread that applies."""
 
     def __init__(
-        self, folder: StateFolder, number: int, writer: StoreWriter, progress: Progress, gate: float, reason: str = ""
+        self, folder: StateFolder, number: int, writer: StoreWriter, progress: Progress, reason: str = ""
     ) -> None:
         self._folder = folder
         self._number = number
         self._writer = writer
         self._progress = progress
-        self._rollout = Rollout(writer, folder.control, gate)
+        self._log = RolloutLog(writer.store)
+        self._flip = Flip(writer, folder.control)
         self._reason = reason  #: why this state is made beside the current one
         self._published_s = 0.0
+        self._waited = -1  #: the epoch that was waited for already
+
+    def answers_from(self, table: str) -> bool:
+        """Whether the version that answers on this host has rows in this slot."""
+        return any(key.slot == table and key.tag == self._folder.control.live for key in self._writer.slabs)
+
+    def waits_to_flip(self) -> bool:
+        """Whether the version that answers was taken back, and another one is to; False once it was waited for."""
+        state = self._log.state
+        taken_back = all(each.tag != self._folder.control.live for each in state.fed.values())
+        return state.live is not None and taken_back and self._waited != state.epoch
+
+    def stop_waiting(self) -> None:
+        """Ask no more to wait for the newest decision."""
+        self._waited = self._log.state.epoch
 
     def step(self) -> None:
         """Never waits. Raises Corrupt where a reader found this state damaged."""
         control = self._folder.control
         if control.damaged == self._number:
             raise Corrupt("a reader found rows that are not as they were written")
+        state = self._log.state
         # Before everything is applied, coverage is of a part of the catalogue and would mean nothing.
         if self._progress.caught_up:
-            announced = [tag_of(record) for record in announced_in(self._writer.store.announced())]
             if control.state == self._number:
-                self._rollout.advance(announced)
-            elif self._rollout.may_take_over(announced):
+                self._flip.advance(state)
+            elif self._flip.may_take_over(state):
                 self._folder.make_current(self._number)
         if (now_s := time.monotonic()) - self._published_s >= _PUBLISH_EVERY_S:
             self._published_s = now_s
             self._writer.store.rows.tidy()
             beside = self._reason if control.state != self._number else ""
-            self._progress.publish(control, self._writer.refused, beside)
+            self._progress.publish(control, self._writer.refused, self._flip.said(state), beside)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Final, cast
 
 import orjson
 
+from domain.rollout import SLOTS
 from schemas.codec import codec
 from schemas.errors import BadInput, DecodeError
 from schemas.ids import CHUNK_KEY_BYTES, WATERMARK_KEY, entity_ids, entity_key
@@ -21,17 +21,27 @@ from schemas.records import Watermark
 from serving.tables.epochs import Epochs
 from serving.tables.n2o_rows import split_by_version
 from serving.tables.rows_db import Writing
-from serving.tables.slab import SlabWriter
-from serving.tables.store import CLOCK, ITEMS, N2O, USERS, Store, TablePartition, mark_key, slab_path
+from serving.tables.slab import SlabWriter, header_dtype
+from serving.tables.store import (
+    CLOCK,
+    ITEMS,
+    USERS,
+    SlabKey,
+    Store,
+    TablePartition,
+    mark_key,
+    slab_keys,
+    slab_path,
+)  # fmt: skip
 
-__all__ = ["MODELS", "StoreWriter"]
+__all__ = ["ROLLOUT", "StoreWriter"]
 
-#: The topic that announces versions; it has a mark as the tables have.
-MODELS: Final = "model-versions"
+#: The topic of decisions; it has a mark as the tables have.
+ROLLOUT: Final = "rollout"
 
 _ENTITY_KEY_BYTES: Final = 8
-#: Slabs held at once: the live version, the one that fills, and room for rows of versions not announced yet.
-_MOST_SLABS: Final = 4
+#: Slabs held at once: three slots, and what is left of the versions that had them before.
+_MOST_SLABS: Final = 12
 
 _log = logging.getLogger(__name__)
 
@@ -41,15 +51,15 @@ class StoreWriter:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.kept: frozenset[int] = frozenset()  #: tags of versions that are live or becoming so
+        self.fed: frozenset[SlabKey] = frozenset()  #: where the versions stand that workers keep rows of
         self.refused: Counter[tuple[str, str]] = Counter()  #: rows left out, by (table, reason)
         self._epochs = Epochs(store.readers.board)
         self.slabs = {
-            int(path.stem, 16): SlabWriter.open(path, self._epochs) for path in sorted(store.folder.glob("*.slab"))
+            key: SlabWriter.open(slab_path(store.folder, key), self._epochs) for key in slab_keys(store.folder)
         }
         self._marks = store.marks()
         self._decode_watermark = codec("watermark").decode
-        self._decode_version = codec("model_version").decode
+        self._decode_decision = codec("rollout_event").decode
 
     @property
     def offsets(self) -> dict[TablePartition, int]:
@@ -71,8 +81,8 @@ class StoreWriter:
         marks = self._take_watermarks(at, keys, values)
         wanted = (_ENTITY_KEY_BYTES, CHUNK_KEY_BYTES) if at.table == USERS else (_ENTITY_KEY_BYTES,)
         rows = [(key, value) for key, value in zip(keys, values, strict=True) if len(key) in wanted]
-        if at.table == N2O:
-            self._apply_n2o(rows)
+        if at.table in SLOTS:
+            self._apply_slot(at.table, dict(rows))
         with self.store.rows.writing() as txn:
             if at.table == ITEMS:
                 self._refuse(ITEMS, self.store.items.apply(txn, dict(rows)))
@@ -81,22 +91,22 @@ class StoreWriter:
             self._note(txn, at, next_offset, marks)
         return marks
 
-    def announce(self, records: Sequence[tuple[int, bytes]], next_offset: int | None = None) -> None:
-        """Keep values of topic model-versions by their offset; what cannot be decoded is left out and counted."""
+    def decide(self, records: Sequence[tuple[int, bytes]], next_offset: int | None = None) -> None:
+        """Keep values of topic rollout by their offset; what cannot be decoded is left out and counted."""
         good = []
         for offset, value in records:
             try:
-                self._decode_version(value)
+                self._decode_decision(value)
             except DecodeError as error:
-                self._refuse(MODELS, [error.reason])
+                self._refuse(ROLLOUT, [error.reason])
             else:
                 good.append((entity_key(offset), value))
         with self.store.rows.writing() as txn:
             txn.put("versions", good)
-            self._note(txn, TablePartition(MODELS, 0), next_offset, [])
+            self._note(txn, TablePartition(ROLLOUT, 0), next_offset, [])
 
-    def forget_announced(self) -> None:
-        """Before the log of announcements is read from its start."""
+    def forget_decisions(self) -> None:
+        """Before the log of decisions is read from its start."""
         with self.store.rows.writing() as txn:
             txn.delete("versions", [key for key, _ in list(txn.items("versions"))])
 
@@ -105,43 +115,54 @@ class StoreWriter:
         with self.store.rows.writing() as txn:
             txn.put("facts", list(facts.items()))
 
-    def slab(self, tag: int, stride: int) -> SlabWriter:
-        """The slab of a version, made where there is none yet. Raises BadInput where its rows have another stride."""
-        slab = self.slabs.get(tag)
+    def slab(self, key: SlabKey, stride: int) -> SlabWriter:
+        """A slab, made where there is none yet. Raises BadInput where its rows have another stride."""
+        slab = self.slabs.get(key)
         if slab is None:
-            slab = self.slabs[tag] = SlabWriter.create(slab_path(self.store.folder, tag), tag, stride, self._epochs)
-            self._drop_beyond_bound()
+            path = slab_path(self.store.folder, key)
+            slab = self.slabs[key] = SlabWriter.create(path, key.tag, stride, self._epochs)
+            self._drop_beyond_bound(key)
         if slab.stride != stride:
-            raise BadInput(f"rows of version {tag:016x} have {slab.stride} bytes, its artifact says {stride}")
+            raise BadInput(f"rows of version {key.tag:016x} have {slab.stride} bytes, its artifact says {stride}")
         return slab
 
-    def keep(self, tags: frozenset[int]) -> None:
-        """Say which versions are in use: the bound on slabs takes others first."""
-        self.kept = tags
-
-    def drop(self, tags: Iterable[int]) -> None:
-        """Remove the slabs of versions that nobody will ask for again.
+    def keep(self, fed: frozenset[SlabKey]) -> None:
+        """Say where versions stand, and drop slabs that are none of theirs and have been emptied.
 
         A request that still reads such a slab holds it by its pinned version; memory is freed when the last one ends.
         """
-        for tag in tags:
-            if slab := self.slabs.pop(tag, None):
-                slab.unlink()
+        self.fed = fed
+        for key in [key for key, slab in self.slabs.items() if not len(slab) and key not in fed]:
+            self._drop(key)
 
-    def _apply_n2o(self, rows: list[tuple[bytes, bytes | None]]) -> None:
-        for deleted, run in groupby(rows, key=lambda row: row[1] is None):
-            keys, values = zip(*run, strict=True)
-            if deleted:
-                for slab in self.slabs.values():
-                    slab.delete(entity_ids(keys))
+    @property
+    def most_slab_bytes(self) -> int:
+        """What slabs take at most for as many items as now: each of the slots as the largest of them."""
+        return len(SLOTS) * max((slab.most_bytes for slab in self.slabs.values()), default=0)
+
+    def _apply_slot(self, slot: str, newest: dict[bytes, bytes | None]) -> None:
+        """Take the newest row of each key. It takes the place of whatever the slot had there, of any version."""
+        held = {key: slab for key, slab in self.slabs.items() if key.slot == slot}
+        gone = [key for key, value in newest.items() if value is None]
+        for slab in held.values() if gone else ():
+            slab.delete(entity_ids(gone))
+        put = [(key, value) for key, value in newest.items() if value is not None]
+        if not put:
+            return
+        refused: list[str] = []
+        keys, values = zip(*put, strict=True)
+        for tag, records in split_by_version(keys, values, refused):
+            mine = SlabKey(slot, tag)
+            try:
+                self.slab(mine, records.shape[1]).put(records)
+            except BadInput:
+                refused.extend(["wrong_stride"] * len(records))
                 continue
-            refused: list[str] = []
-            for tag, records in split_by_version(keys, values, refused):
-                try:
-                    self.slab(tag, records.shape[1]).put(records)
-                except BadInput:
-                    refused.extend(["wrong_stride"] * len(records))
-            self._refuse(N2O, refused)
+            ids = records.view(header_dtype(records.shape[1]))[:, 0]["item_id"].copy()
+            for key, slab in held.items():
+                if key != mine:
+                    slab.delete(ids)
+        self._refuse(slot, refused)
 
     def _note(self, txn: Writing, at: TablePartition, next_offset: int | None, marks: list[Watermark]) -> None:
         """Keep where the partition stands; the clock with it."""
@@ -178,11 +199,13 @@ class StoreWriter:
                 _log.error("%s: a row was refused (%s); it is left out, further ones are only counted", table, reason)
             self.refused[table, reason] += 1
 
-    def _drop_beyond_bound(self) -> None:
-        """Keep the newest slabs that nobody uses, up to the bound on all."""
-        idle = [tag for tag in self.slabs if tag not in self.kept]
-        for tag in idle[: max(0, len(self.slabs) - _MOST_SLABS)]:
-            _log.warning(
-                "dropped %d rows of version %016x: more than %d versions", len(self.slabs[tag]), tag, _MOST_SLABS
-            )
-            self.drop([tag])
+    def _drop_beyond_bound(self, newest: SlabKey) -> None:
+        """More slabs than versions can have in use: the smallest of the others goes."""
+        idle = sorted((len(slab), key) for key, slab in self.slabs.items() if key not in (newest, *self.fed))
+        for rows, key in idle[: max(0, len(self.slabs) - _MOST_SLABS)]:
+            _log.warning("dropped %d rows of version %016x in %s: more than %d slabs", rows, key.tag, key.slot,
+                         _MOST_SLABS)  # fmt: skip
+            self._drop(key)
+
+    def _drop(self, key: SlabKey) -> None:
+        self.slabs.pop(key).unlink()

@@ -1,8 +1,11 @@
-"""The feeder's side of a roll-out: when the version that answers may be replaced, and by which.
+"""The feeder's side of a roll-out: when this host may answer by the version that the log says is live.
 
-The newest announced version that a scoring process could load is the candidate. It goes live, by one store on the
-control page, when its rows cover the catalogue and every scoring process has it loaded and warm; a process that does
-not manage within `_PATIENCE_S` is not waited for and goes on with the version before until it does.
+The log names the version; a host follows as soon as it can answer as well by it: its own store holds the rows that the
+version's terms ask for, and every scoring process that answers has it loaded and warm. The switch is one store on the
+control page. Until then the version before answers. A process that does not manage in time is not waited for, and goes
+on with the version before until it does: 10 s in a roll-out, half a second where the version that answers was taken
+back, because whoever rolls back wants it gone. The version that a roll-back goes to is kept loaded, warm and fed, so
+nothing is left to wait for.
 """
 
 from __future__ import annotations
@@ -10,68 +13,89 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+from domain.rollout import Rollout, Version
 from serving.feeding.store_writer import StoreWriter
 from serving.rollout.control import ControlPage
+from serving.tables.store import SlabKey
 
-__all__ = ["Rollout"]
+__all__ = ["Flip"]
 
 _PATIENCE_S: Final = 10.0
-#: Versions announced after the live one whose slabs are protected.
-_MOST_NEWER: Final = 2
+_HURRY_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
 
-class Rollout:
+class Flip:
     """Belongs to the thread that applies."""
 
     def __init__(
-        self, writer: StoreWriter, control: ControlPage, gate: float, monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        writer: StoreWriter,
+        control: ControlPage,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._writer = writer
         self._control = control
-        self._gate = gate
         self._now_s = monotonic_s
-        self._covered: tuple[int, float] = (0, 0.0)  #: the candidate that reached the gate, and when
+        self._wall_s = wall_s
+        self._covered: tuple[int, float] = (0, 0.0)  #: the epoch whose live version was first found covered, and when
+        self._switched_ms: int | None = None  #: when the version that answers began to; None where another feeder knew
 
-    def advance(self, announced: list[int]) -> bool:
-        """Make the candidate among these tags (oldest first) live where it may be; says whether it did."""
+    def advance(self, state: Rollout) -> bool:
+        """Let the live version answer here where it may; says whether it has just begun to."""
+        self._writer.keep(frozenset(SlabKey(slot, version.tag) for slot, version in state.fed.items()))
+        live, answers = state.live, self._control.live
+        if live is None or live.tag == answers or not self._is_covered(live):
+            return False
+        if self._covered[0] != state.epoch:
+            self._covered = state.epoch, self._now_s()
         rows = self._control.warm_rows()
-        warm = frozenset(tag for row in rows for tag in row.tags)
-        candidate = next((tag for tag in reversed(announced) if tag in warm), 0)
-        self._sort_slabs(announced)
-        if candidate in (0, self._control.live) or not self._is_covered(candidate):
+        if not any(live.tag in row.tags for row in rows):
             return False
-        waited = self._now_s() - self._covered[1] >= _PATIENCE_S
-        if not waited and not all(candidate in row.tags for row in rows):
+        # A process that answers by nothing yet is still starting: nobody needs to wait for it.
+        late = [row for row in rows if answers in row.tags and live.tag not in row.tags]
+        patience_s = _PATIENCE_S if any(each.tag == answers for each in state.fed.values()) else _HURRY_S
+        if late and self._now_s() - self._covered[1] < patience_s:
             return False
-        self._control.live = candidate
-        slab = self._writer.slabs.get(candidate)
-        _log.info("model %016x is live (%d rows)", candidate, len(slab) if slab else 0)
-        self._sort_slabs(announced)
+        self._control.live, self._switched_ms = live.tag, int(self._wall_s() * 1000)
+        self._say(state, len(late))
         return True
 
-    def may_take_over(self, announced: list[int]) -> bool:
-        """Whether this state can answer in the place of another one: with the version that is live, or a newer one."""
-        live = self._control.live
-        wanted = {live, *announced[announced.index(live) if live in announced else 0 :]} - {0}
-        return not live or any(self._is_covered(tag) for tag in wanted)
+    def may_take_over(self, state: Rollout) -> bool:
+        """Whether this state can answer in the place of another one: by what answers now, or by what is live."""
+        answers = self._control.live
+        wanted = [each for each in state.fed.values() if each.tag == answers or each is state.live]
+        return not answers or any(map(self._is_covered, wanted))
 
-    def _is_covered(self, candidate: int) -> bool:
-        """Whether a version has the rows that it needs, noting since when."""
+    def said(self, state: Rollout) -> dict[str, Any]:
+        """The roll-out on this host, for people."""
+        slabs = self._writer.slabs
+        return {
+            "epoch": state.epoch,
+            "answers": f"{self._control.live:016x}" if self._control.live else None,
+            "answers_since_ms": self._switched_ms,
+            "slab_bytes": sum(slab.nbytes for slab in slabs.values()),
+            "most_slab_bytes": self._writer.most_slab_bytes,
+        }
+
+    def _is_covered(self, version: Version) -> bool:
+        """Whether the store has the rows that a version's terms ask for, of items that it knows."""
         store = self._writer.store
-        if not len(store.items) or store.coverage(candidate) < self._gate:
-            return False
-        if self._covered[0] != candidate:
-            self._covered = candidate, self._now_s()
-        return True
+        return len(store.items) > 0 and store.coverage(SlabKey(version.slot, version.tag)) >= version.terms.gate
 
-    def _sort_slabs(self, announced: list[int]) -> None:
-        """Protect the slabs of the live version and of newer ones, drop those of the ones before it."""
-        live = self._control.live
-        at = announced.index(live) if live in announced else -1
-        newer = announced[at + 1 :]
-        self._writer.keep(frozenset([live, *newer[-_MOST_NEWER:]]))
-        self._writer.drop(tag for tag in announced[: max(at, 0)] if tag not in (live, *newer))
+    def _say(self, state: Rollout, late: int) -> None:
+        """What answers from now on, and what the versions on this host take."""
+        names = {each.tag: f"{each.name} ({each.phase})" for each in state.fed.values()}
+        held = ", ".join(
+            f"{names.get(key.tag, f'rest of {key.tag:016x}')} {len(slab)} rows {slab.nbytes / 1e6:.1f} MB"
+            for key, slab in sorted(self._writer.slabs.items())
+        )
+        _log.info(
+            "model %016x answers%s; held: %s; all slots take at most %.1f MB",
+            self._control.live, f" ({late} processes are still loading it)" if late else "", held,
+            self._writer.most_slab_bytes / 1e6,
+        )  # fmt: skip

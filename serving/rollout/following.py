@@ -8,9 +8,9 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
+from domain.rollout import Version
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError, Corrupt, Unavailable
-from schemas.records import ModelVersion
 from serving.feeding.state import StateFolder
 from serving.rollout.versions import Model, Versions, load_model
 from serving.tables.progress import Progress
@@ -35,7 +35,7 @@ class Follower:
         self._versions = versions
         self._progress = progress
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._loading: tuple[ModelVersion, Future[Model]] | None = None
+        self._loading: tuple[Version, Future[Model]] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
 
@@ -66,8 +66,8 @@ class Follower:
         self._progress.refresh(self._folder.control, self._store)
         self._take_loaded()
         self._versions.settle()
-        if self._loading is None and (record := self._versions.next_to_load()):
-            self._loading = record, self._loader.submit(load_model, record, self._deployment)
+        if self._loading is None and (version := self._versions.next_to_load()):
+            self._loading = version, self._loader.submit(load_model, version, self._deployment)
 
     def _run(self) -> None:
         while not self._stopping.wait(_EVERY_S):
@@ -93,9 +93,9 @@ class Follower:
     def _take_loaded(self) -> None:
         if self._loading is None or not self._loading[1].done():
             return
-        record, loading = self._loading
+        version, loading = self._loading
         self._loading = None
         try:
             self._versions.loaded(loading.result())
-        except ArtifactError as error:
-            self._versions.refuse(record["version"], str(error))
+        except (ArtifactError, Unavailable) as error:
+            self._versions.refuse(version.name, str(error))

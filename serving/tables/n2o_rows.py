@@ -1,4 +1,4 @@
-"""Values of table n2o_a to records, whole batches at a time.
+"""Values of a slot's rows to records, whole batches at a time.
 
 An n2o_row is a fixed prefix and one record, so that equal lengths mean equal layouts: a batch is joined, checked
 against the prefix and cut, without decoding any value by itself. (A retired n2o_row schema would need decoding: there

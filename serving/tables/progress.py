@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from serving.rollout.control import ControlPage
 from serving.rollout.versions import Versions
@@ -44,6 +44,8 @@ class Progress:
     #: Set where the feed has ended for good.
     failed: str | None = None
     lag: dict[TablePartition, int] = field(default_factory=dict)
+    #: What the feeder says of the roll-out on this host (`Flip.said`).
+    rollout: dict[str, Any] = field(default_factory=dict)
     #: When the feed last proved that it held everything (monotonic seconds).
     current_at_s: float | None = None
     monotonic_s: Callable[[], float] = time.monotonic
@@ -60,7 +62,7 @@ class Progress:
         if not self.caught_up:
             reasons.append(f"bootstrap has not caught up: {self.says}")
         if versions.live is None:
-            reasons.append(_no_version(versions))
+            reasons.append(versions.why_none_answers())
         if (behind := sum(self.lag.values())) > self.most_lag:
             reasons.append(f"{behind} changelog offsets behind, more than {self.most_lag}")
         return reasons
@@ -92,8 +94,15 @@ class Progress:
             time.sleep(min(_WAIT_STEP_S, left_s))
         return True
 
-    def publish(self, control: ControlPage, refused: Mapping[tuple[str, str], int], beside: str = "") -> None:
-        """Write it to the control page, with the counts of refused rows; the feeder's sign of life too.
+    def publish(
+        self,
+        control: ControlPage,
+        refused: Mapping[tuple[str, str], int],
+        rollout: Mapping[str, Any],
+        beside: str = "",
+    ) -> None:
+        """Write it to the control page, with the counts of refused rows and what is to be known of the roll-out here;
+        the feeder's sign of life too.
 
         `beside` says why another state is read than the one that this is about: then nothing of it is proved.
         """
@@ -105,7 +114,7 @@ class Progress:
             {
                 "connected": self.connected, "says": says, "caught_up": self.caught_up and not beside,
                 "failed": self.failed, "lag": [[*at, behind] for at, behind in self.lag.items()],
-                "refused": [[*what, count] for what, count in refused.items()],
+                "refused": [[*what, count] for what, count in refused.items()], "rollout": dict(rollout),
             }
         )  # fmt: skip
 
@@ -117,6 +126,7 @@ class Progress:
             self.caught_up, self.failed = said["caught_up"], said["failed"]
             self.lag = {TablePartition(table, partition): behind for table, partition, behind in said.get("lag", [])}
             store.refused = Counter({(table, why): count for table, why, count in said.get("refused", [])})
+            self.rollout = said.get("rollout", {})
         silent_s = self.monotonic_s() - control.heartbeat_ns / 1e9
         silent = silent_s >= _SILENT_S
         self.connected = bool(said) and said["connected"] and not silent
@@ -124,14 +134,3 @@ class Progress:
             self.says = f"the feeder says nothing (for {silent_s:.0f} s)" if control.heartbeat_ns else "starting"
         elif said:
             self.says = said["says"]
-
-
-def _no_version(versions: Versions) -> str:
-    refused = "; ".join(f"model {name} was refused: {why}" for name, why in list(versions.refused.items()))
-    if candidate := versions.candidate:
-        return f"model {candidate.name} waits for its rows: {len(candidate.slab)} so far, gate {versions.gate}"
-    if waiting := versions.waiting:
-        return f"model {waiting} waits for its rows: none so far, gate {versions.gate}"
-    if refused:
-        return refused
-    return "no model version was announced: train one, then `aif model publish`"

@@ -19,7 +19,7 @@ from schemas.errors import Corrupt, Unavailable
 
 __all__ = ["RowsDb"]
 
-#: Sub-databases: user heads, chunks behind them, live items, announced versions, progress by partition, single facts.
+#: Sub-databases: user heads, chunks behind them, live items, decisions on versions, progress by partition, facts.
 _NAMES: Final = ("heads", "chunks", "items", "versions", "marks", "facts")
 #: Most bytes of the file; it takes what is used.
 _MAP_BYTES: Final = 256 << 30
@@ -123,6 +123,16 @@ class Reading:
             found = _unsealed(name, value)
             assert found is not None
             yield key, found
+
+    def last(self, name: str) -> tuple[bytes, bytes] | None:
+        """The last key and its value. Raises Corrupt as `get`."""
+        cursor = self._txn.cursor(self._dbs[name])
+        if not cursor.last():
+            return None
+        key, value = cursor.item()
+        found = _unsealed(name, value)
+        assert found is not None
+        return key, found
 
     def count(self, name: str) -> int:
         """How many keys there are."""

@@ -1,4 +1,8 @@
-"""The state that serving reads, one folder on disk: users, items, progress (LMDB) and a slab for each model version.
+"""The state that serving reads, one folder on disk: users, items, progress (LMDB), and the three slots of N2O rows.
+
+A slot of the workers holds one row an item. Here its rows lie in a slab for each version that they are of: nearly
+always one, and while a slot passes from a version to the next the rest of the one before. So all slabs of a slot
+together are the slot, whatever of the roll-out has been read by then, and hold no more rows than there are items.
 
 Any number of processes open a `Store` of the same folder; exactly one of them, the feeder, also writes it
 (store_writer.py). Each read (an item, a user, one gather) sees one moment; reads of different tables may see different
@@ -14,6 +18,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from domain.rollout import SLOTS
 from schemas.errors import Corrupt
 from schemas.records import Watermark
 from serving.tables.items import ItemStore
@@ -22,13 +27,15 @@ from serving.tables.rows_db import RowsDb
 from serving.tables.slab import Slab
 from serving.tables.users import UserStore
 
-__all__ = ["CLOCK", "ITEMS", "N2O", "SERVED_TABLES", "USERS", "Store", "TablePartition", "mark_key", "slab_path"]
+__all__ = [
+    "CLOCK", "ITEMS", "SERVED_TABLES", "USERS", "SlabKey", "Store", "TablePartition", "mark_key", "slab_keys",
+    "slab_path",
+]  # fmt: skip
 
 ITEMS: Final = "items"
-N2O: Final = "n2o_a"
 USERS: Final = "users"
 #: The tables whose changelogs serving follows.
-SERVED_TABLES: Final = (ITEMS, N2O, USERS)
+SERVED_TABLES: Final = (ITEMS, *SLOTS, USERS)
 
 _ROWS_FILE: Final = "rows.lmdb"
 #: Fact: the newest event time applied.
@@ -42,8 +49,15 @@ class TablePartition(NamedTuple):
     partition: int
 
 
+class SlabKey(NamedTuple):
+    """The rows of one version in one slot: a version that is built again may stand in another slot than before."""
+
+    slot: str
+    tag: int  #: of the version
+
+
 class Store:
-    """Items, users, N2O slabs by version tag, and how far each partition has been applied. Any thread may read.
+    """Items, users, slabs, the log of the roll-out, and how far each partition has been applied. Any thread may read.
 
     A folder must not be opened twice in one process. Raises Corrupt where its files are not whole.
     """
@@ -55,38 +69,37 @@ class Store:
         self.items = ItemStore(self.rows)
         self.users = UserStore(self.rows)
         self.refused: Counter[tuple[str, str]] = Counter()  #: rows that the feeder left out, by (table, reason)
-        self._slabs: dict[int, Slab] = {}
+        self._slabs: dict[SlabKey, Slab] = {}
         self._lock = threading.Lock()
 
     @property
-    def slabs(self) -> dict[int, Slab]:
-        """The slabs that there are, by version tag."""
-        tags = self.let_go()
-        return {tag: slab for tag in tags if (slab := self.slab(tag))}
+    def slabs(self) -> dict[SlabKey, Slab]:
+        """The slabs that there are."""
+        return {key: slab for key in self.let_go() if (slab := self.slab(key))}
 
-    def let_go(self) -> list[int]:
-        """Let go of slabs whose files were dropped; the tags of those that are there."""
-        there = sorted(int(path.stem, 16) for path in self.folder.glob("*.slab"))
+    def let_go(self) -> list[SlabKey]:
+        """Let go of slabs whose files were dropped; the keys of those that are there."""
+        there = slab_keys(self.folder)
         with self._lock:
-            for tag in self._slabs.keys() - set(there):
-                del self._slabs[tag]
+            for key in self._slabs.keys() - set(there):
+                del self._slabs[key]
         return there
 
-    def slab(self, tag: int) -> Slab | None:
-        """The slab of a version, None where no row of it has come, or it was dropped before it was opened."""
+    def slab(self, key: SlabKey) -> Slab | None:
+        """Rows of a version in a slot, None where none has come, or the slab was dropped before it was opened."""
         with self._lock:
-            slab = self._slabs.get(tag)
-            if slab is None and (path := slab_path(self.folder, tag)).exists():
+            slab = self._slabs.get(key)
+            if slab is None and (path := slab_path(self.folder, key)).exists():
                 try:
-                    slab = self._slabs[tag] = Slab(path, self.readers.line)
+                    slab = self._slabs[key] = Slab(path, self.readers.line)
                 except Corrupt:
                     if path.exists():
                         raise
             return slab
 
-    def coverage(self, tag: int) -> float:
-        """Servable rows of a version per live item, 0 to 1; 0 while there is no item."""
-        slab, items = self.slab(tag), len(self.items)
+    def coverage(self, key: SlabKey) -> float:
+        """Servable rows of a version in a slot per live item, 0 to 1; 0 while there is no item."""
+        slab, items = self.slab(key), len(self.items)
         return min(1.0, slab.servable / items) if slab and items else 0.0
 
     @property
@@ -136,10 +149,15 @@ class Store:
             self.folder = folder
             self._slabs = {}
 
-    def announced(self) -> list[bytes]:
-        """Encoded records of topic model-versions, in log order."""
+    def decisions(self) -> list[bytes]:
+        """Encoded records of topic rollout, in log order."""
         with self.rows.reading() as txn:
             return [value for _, value in txn.items("versions")]
+
+    def log_mark(self) -> object:
+        """Equal as long as `decisions` are; costs a look at the last one."""
+        with self.rows.reading() as txn:
+            return self.folder, txn.count("versions"), txn.last("versions")
 
     def close(self) -> None:
         """Give the files back; no read may be under way. What a slab's reader still holds stays readable."""
@@ -152,6 +170,12 @@ def mark_key(at: TablePartition) -> bytes:
     return f"{at.table}-{at.partition}".encode()
 
 
-def slab_path(folder: Path, tag: int) -> Path:
-    """Where the slab of a version lies."""
-    return folder / f"{tag:016x}.slab"
+def slab_path(folder: Path, key: SlabKey) -> Path:
+    """Where a slab lies."""
+    return folder / f"{key.slot}-{key.tag:016x}.slab"
+
+
+def slab_keys(folder: Path) -> list[SlabKey]:
+    """The slabs that lie in a folder, in order."""
+    found = (path.stem.rpartition("-") for path in folder.glob("*.slab"))
+    return sorted(SlabKey(slot, int(tag, 16)) for slot, _, tag in found)

@@ -55,7 +55,8 @@ class Upkeep:
 
     def turn(self) -> None:
         """Do what is due."""
-        in_use = [version for version in (self._versions.live, self._versions.candidate) if version is not None]
+        in_use = self._versions.in_use
+        self._users.use(frozenset(version.tag for version in in_use))
         for version in in_use:
             self._users.default(version)
             self._speeds.measure(version)

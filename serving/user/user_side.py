@@ -145,6 +145,7 @@ class UserSide(Generic[Model, State]):
         self._compute = compute
         self._lock = threading.Lock()
         self._defaults: dict[int, State] = {}  #: of the last versions, newest last
+        self._in_use: frozenset[int] = frozenset()
 
     def begin(self, version: Model, asked: Asked, deadline: Deadline, fresh: bool = False) -> Pending[Model, State]:
         """Start what the request needs of its user, or find it done; waits for nothing.
@@ -210,10 +211,15 @@ class UserSide(Generic[Model, State]):
         with self._lock:
             if version.tag not in self._defaults:
                 self._defaults[version.tag] = self._compute(version, [Asked(0, None, 0, 0)])[0]
-                while len(self._defaults) > _MOST_VERSIONS:
-                    del self._defaults[next(iter(self._defaults))]
+                idle = [tag for tag in self._defaults if tag not in self._in_use and tag != version.tag]
+                for tag in idle[: max(0, len(self._defaults) - _MOST_VERSIONS)]:
+                    del self._defaults[tag]
                 self.states.keep_versions(frozenset(self._defaults))
             return self._defaults[version.tag]
+
+    def use(self, tags: frozenset[int]) -> None:
+        """Say which versions are in use: what is kept of others goes first, however new it is."""
+        self._in_use = tags
 
     def _degraded(self, pending: Pending[Model, State], windows_ms: float) -> tuple[State, How]:
         if (last := self.states.last(pending.key)) is not None:

@@ -13,13 +13,14 @@ from domain.feature_plan import PLAN
 from domain.feature_values import feature_values
 from domain.features import FEATURES
 from domain.n2o import Flag
+from domain.rollout import Version as Decided
 from domain.user_row import behaviours_of, window_counts
 from domain.windows import WINDOWS
 from schemas.deployment import Deployment
 from schemas.records import ACTIONS, UserHead
 from serving.rollout.versions import Version, Versions
 from serving.tables.progress import Progress
-from serving.tables.store import USERS, Store
+from serving.tables.store import USERS, SlabKey, Store
 
 __all__ = ["Lookups"]
 
@@ -49,7 +50,7 @@ class Lookups:
     def item(self, item_id: int) -> dict[str, Any] | None:
         """What is held of an item, and its rows of the versions in use; None where nothing is."""
         item = self._store.items.get(item_id)
-        rows = [row for version in self._in_use() if (row := self._row(version, item_id))]
+        rows = [row for version in self._versions.in_use if (row := self._row(version, item_id))]
         if item is None and not rows:
             return None
         return {"item_id": item_id, "live": item is not None, **(item._asdict() if item else {}), "rows": rows}
@@ -106,17 +107,20 @@ class Lookups:
         }
 
     def versions(self) -> dict[str, Any]:
-        """What is live, what comes next, and what was refused."""
-        versions = self._versions
+        """What answers here, what it would go back to, what comes, and every version that the log knows."""
+        versions, here = self._versions, self._progress.rollout
+        state, warm = versions.rollout, versions.warm_in()
         return {
+            "epoch": state.epoch,
             "live": self._version(versions.live),
-            "candidate": self._version(versions.candidate),
-            "gate": versions.gate,
-            "announced": [
-                {name: record[name] for name in ("version", "event_time_ms", "published_by", "reason")}
-                for record in versions.announced()
-            ],
+            "live_since_ms": here.get("answers_since_ms"),
+            "upcoming": self._version(versions.upcoming),
+            "retained": self._version(versions.retained),
+            "processes": len(warm),
+            "versions": [self._decided(each, warm) for each in state.versions],
             "refused": dict(versions.refused),
+            "slab_bytes": here.get("slab_bytes", 0),
+            "most_slab_bytes": here.get("most_slab_bytes", 0),
         }
 
     def readiness(self) -> dict[str, Any]:
@@ -139,9 +143,6 @@ class Lookups:
             "users": len(store.users),
             "store_bytes": store.nbytes,
         }
-
-    def _in_use(self) -> list[Version]:
-        return [version for version in (self._versions.live, self._versions.candidate) if version]
 
     def _behaviour(self, behaviour: Any) -> dict[str, Any]:
         item = self._store.items.get(int(behaviour["item_id"]))
@@ -179,8 +180,28 @@ class Lookups:
         return {
             "version": version.name,
             "rows": len(version.slab),
-            "coverage": self._store.coverage(version.slab.tag),
+            "coverage": min(1.0, version.slab.servable / max(1, len(self._store.items))),
             "slab_bytes": version.slab.nbytes,
+            "model_bytes": self._versions.model_bytes(version.tag),
+        }
+
+    def _decided(self, version: Decided, warm: list[frozenset[int]]) -> dict[str, Any]:
+        """A version as the log has it, and what this host has of it."""
+        key = SlabKey(version.slot, version.tag)
+        slab = self._store.slab(key) if version.fed else None
+        return {
+            "version": version.name,
+            "phase": version.phase,
+            "slot": version.slot or None,
+            "since_ms": version.since_ms,
+            "paused": version.paused,
+            "published_by": version.published_by,
+            "reason": version.reason,
+            "gate": version.terms.gate,
+            "manifest_sha256": version.manifest_sha256,
+            "rows": len(slab) if slab else 0,
+            "coverage": self._store.coverage(key) if slab else 0.0,
+            "warm_processes": sum(version.tag in tags for tags in warm),
         }
 
 

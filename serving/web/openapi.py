@@ -121,7 +121,9 @@ DOCUMENT: Final[dict[str, Any]] = {
             "Windows, behaviours and declared features of a user.", "User", _ID, _AT, problems=(400, 404, 500)
         ),
         "/v1/features": _get("The declared user features.", "Features"),
-        "/v1/versions": _get("Model versions: live, coming, announced, refused.", "Versions"),
+        "/v1/versions": _get(
+            "Model versions: what answers, comes, is retained, was decided, and was refused here.", "Versions"
+        ),
         "/v1/answers": _get("The newest answers that were kept.", "Samples"),
         "/v1/answers/{id}": _get("An answer that was kept.", "Sample", _SAMPLE_ID, problems=(400, 404)),
         "/v1/freshness": _get("Delays from event to servable.", "Freshness", _WINDOW, problems=(400,)),

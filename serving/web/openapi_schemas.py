@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from domain.rollout import SLOTS, Phase
 from domain.sequence import SEQUENCE
 from schemas.records import ACTIONS
 from serving.stages import STAGES
@@ -223,16 +224,37 @@ _FEATURES: Final = _object(
         ),
     }
 )
-_VERSION_STATE: Final = _object({"version": _VERSION, "rows": _COUNT, "coverage": _NUMBER, "slab_bytes": _COUNT})
+_VERSION_STATE: Final = _object(
+    {"version": _VERSION, "rows": _COUNT, "coverage": _NUMBER, "slab_bytes": _COUNT, "model_bytes": _COUNT}
+)
+_DECIDED: Final = _object(
+    {
+        "version": _VERSION,
+        "phase": {"enum": [phase.value for phase in Phase]},
+        "slot": _maybe({"enum": list(SLOTS)}),
+        "since_ms": _INT64,
+        "paused": _TRUTH,
+        "published_by": _TEXT,
+        "reason": _TEXT,
+        "gate": _NUMBER,
+        "manifest_sha256": _TEXT,
+        "rows": _COUNT,
+        "coverage": _NUMBER,
+        "warm_processes": _COUNT,
+    }
+)
 _VERSIONS: Final = _object(
     {
+        "epoch": _COUNT,
         "live": _maybe(reference("VersionState")),
-        "candidate": _maybe(reference("VersionState")),
-        "gate": _NUMBER,
-        "announced": _array(
-            _object({"version": _VERSION, "event_time_ms": _INT64, "published_by": _TEXT, "reason": _TEXT})
-        ),
+        "live_since_ms": _maybe(_INT64),
+        "upcoming": _maybe(reference("VersionState")),
+        "retained": _maybe(reference("VersionState")),
+        "processes": _COUNT,
+        "versions": _array(_DECIDED),
         "refused": {"type": "object", "additionalProperties": _TEXT},
+        "slab_bytes": _COUNT,
+        "most_slab_bytes": _COUNT,
     }
 )
 _DELAYS: Final = _object(

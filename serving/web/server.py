@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
-    deployment: Deployment, exposure: Exposure, tables: Path | None, gate: float, filters: Filters, samples: Samples,
+    deployment: Deployment, exposure: Exposure, tables: Path | None, filters: Filters, samples: Samples,
     user_states_mb: int, workers: int, retrieval: str,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
@@ -75,8 +75,8 @@ def serve(
     )
     compile_slabs()
     _prepare_state(deployment)
-    feeder = Feeder(deployment, tables, gate)
-    scorer = partial(score, deployment, listener, exposure, gate, filters, samples, user_states_mb << 20, retrieval)
+    feeder = Feeder(deployment, tables)
+    scorer = partial(score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval)
     scorers: list[tuple[str, Callable[[], None]]] = [
         (f"scoring process {number}", partial(scorer, number)) for number in range(workers)
     ]
@@ -86,7 +86,7 @@ def serve(
 
 
 def score(
-    deployment: Deployment, listener: socket.socket, exposure: Exposure, gate: float, filters: Filters,
+    deployment: Deployment, listener: socket.socket, exposure: Exposure, filters: Filters,
     samples: Samples, user_state_bytes: int, retrieval: str, number: int,
 ) -> None:  # fmt: skip
     """Scoring process `number`: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
@@ -96,7 +96,7 @@ def score(
         signal.signal(ends, lambda *_: ending.set())
     folder = StateFolder.of(deployment)
     store = Store(folder.path(folder.control.state), folder.readers)
-    versions, progress = Versions(store, folder.control, gate), Progress()
+    versions, progress = Versions(store, folder.control), Progress()
     freshness = Freshness(folder.folder / FRESHNESS_FILE)
     metrics = Metrics(store, versions, progress, freshness)
     processes = ProcessMetrics(folder.folder / _METRICS, number, metrics.registry)

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, Dimensions, Manifest, sha256
 from domain.cross_features import CROSS_FEATURES
 from domain.n2o import Flag
+from domain.rollout import Decision, Rollout, Terms
 from domain.user_row import FINGERPRINT
 from domain.user_state import EventBatch, fold
 from schemas.codec import codec
@@ -28,8 +29,7 @@ from serving.feeding.state import StateFolder
 from serving.feeding.store_writer import StoreWriter
 from serving.metrics import Metrics
 from serving.ranking.service import Service
-from serving.rollout.announcements import tag_of
-from serving.rollout.flip import Rollout
+from serving.rollout.flip import Flip
 from serving.rollout.versions import Versions, load_model
 from serving.stages import StageClock
 from serving.tables.progress import Progress
@@ -155,12 +155,17 @@ class Artifact:
         return self.manifest.version
 
     @property
-    def record(self) -> dict:
-        """Its announcement."""
+    def tag(self) -> int:
+        """As rows carry it."""
+        return self.manifest.version_tag
+
+    def decided(self, decision: str, state: Rollout, slot: str = "", **fields) -> dict:
+        """The next decision about it; keyword arguments replace fields."""
         return {
-            "event_id": self.seed, "event_time_ms": NOW_MS, "version": self.version,
-            "manifest_sha256": sha256(self.manifest.to_json()), "uri": str(self.folder),
-            "published_by": "test", "reason": "",
+            "epoch": state.epoch + 1, "event_time_ms": NOW_MS, "decision": Decision(decision).value,
+            "version": self.version, "slot": slot, "command_offset": -1, "uri": str(self.folder),
+            "manifest_sha256": sha256(self.manifest.to_json()), **vars(Terms()), "by": "test", "reason": decision,
+            **fields,
         }  # fmt: skip
 
 
@@ -202,7 +207,7 @@ def n2o_records(tag: int, ids: Iterable[int], seed: int = 0, flags: int = Flag.H
 
 
 def n2o_rows(records: np.ndarray) -> tuple[list[bytes], list[bytes]]:
-    """Keys and values of table n2o_a."""
+    """Keys and values of a slot."""
     encode = codec("n2o_row").encode
     return (
         [entity_key(int(each)) for each in records["item_id"]],
@@ -257,10 +262,11 @@ def plain_request(candidates: Iterable[int], **fields) -> RankRequest:
 class World:
     """All of a serving process but its feed and sockets."""
 
+    deployment: Deployment
     folder: StateFolder
     store: Store
     writer: StoreWriter
-    rollout: Rollout
+    flip: Flip
     versions: Versions
     progress: Progress
     metrics: Metrics
@@ -276,14 +282,40 @@ class World:
         for at, offset in offsets.items():
             self.writer.apply(at, [], [], offset)
 
-    def announce(self, artifact: Artifact) -> None:
-        """Announce a version, as the newest."""
-        self.writer.announce([(len(self.store.announced()), codec("model_version").encode(artifact.record))])
+    @property
+    def state(self) -> Rollout:
+        """The decisions so far."""
+        return self.versions.rollout
+
+    def decide(self, decision: str, artifact: Artifact, **fields) -> None:
+        """Append a decision to the log; a build takes the free slot."""
+        slot = self.state.free_slot if decision == "build" else ""
+        event = artifact.decided(decision, self.state, slot, **fields)
+        before = self.state
+        self.writer.decide([(len(self.store.decisions()), codec("rollout_event").encode(event))])
+        assert self.state.epoch == before.epoch + 1, f"{decision} does not count now"
+
+    def build(self, artifact: Artifact, **terms) -> str:
+        """Publish a version and let it be built; returns its slot."""
+        self.decide("accept", artifact, **terms)
+        self.decide("build", artifact)
+        return self.state.get(artifact.version).slot
+
+    def fill(self, artifact: Artifact, ids: Iterable[int], seed: int = 0) -> np.ndarray:
+        """Rows of a version into its slot; returns its records."""
+        records = n2o_records(artifact.tag, ids, seed)
+        self.apply(self.state.get(artifact.version).slot, n2o_rows(records))
+        return records
+
+    def load(self) -> None:
+        """Load all that is to be loaded."""
+        while version := self.versions.next_to_load():
+            self.versions.loaded(load_model(version, self.deployment))
 
     def advance(self) -> bool:
-        """Let the candidate go live where it may."""
+        """Let the live version answer where it may."""
         self.versions.settle()
-        advanced = self.rollout.advance([tag_of(record) for record in self.versions.announced()])
+        advanced = self.flip.advance(self.state)
         self.versions.settle()
         return advanced
 
@@ -292,12 +324,19 @@ class World:
         clock = StageClock()
         return self.service.as_json(self.service.rank_here(plain_request(candidates, **fields), clock), clock)
 
+    def cover(self, artifact: Artifact, ids: Iterable[int], seed: int = 0) -> np.ndarray:
+        """Build, fill, load and cover a version; returns its records."""
+        self.build(artifact)
+        records = self.fill(artifact, ids, seed)
+        self.load()
+        self.decide("cover", artifact)
+        self.versions.settle()
+        return records
+
     def go_live(self, artifact: Artifact, ids: Iterable[int], seed: int = 0) -> np.ndarray:
-        """Announce, load and fill a version, and make it live; returns its records."""
-        records = n2o_records(artifact.manifest.version_tag, ids, seed)
-        self.apply("n2o_a", n2o_rows(records))
-        self.announce(artifact)
-        self.versions.loaded(load_model(self.versions.next_to_load(), DEPLOYMENT))
+        """The whole way of a version, until it answers; returns its records."""
+        records = self.cover(artifact, ids, seed)
+        self.decide("live", artifact)
         assert self.advance()
         return records
 
@@ -329,15 +368,15 @@ class Client:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """An empty server that has caught up with an empty broker; feeder and reader in one."""
-    folder = StateFolder(tmp_path / "serving")
+    deployment, folder = Deployment(data_dir=tmp_path), StateFolder(tmp_path / "serving")
     store = folder.open_or_create()[1]
     writer = StoreWriter(store)
-    versions, progress = Versions(store, folder.control, gate=0.999), Progress(connected=True, caught_up=True)
+    versions, progress = Versions(store, folder.control), Progress(connected=True, caught_up=True)
     freshness = Freshness(folder.folder / "freshness")
     metrics = Metrics(store, versions, progress, freshness)
-    service = Service(Deployment(), store, versions, progress, metrics)
-    rollout = Rollout(writer, folder.control, gate=0.999)
-    yield World(folder, store, writer, rollout, versions, progress, metrics, freshness, service)
+    service = Service(deployment, store, versions, progress, metrics)
+    flip = Flip(writer, folder.control)
+    yield World(deployment, folder, store, writer, flip, versions, progress, metrics, freshness, service)
     versions.close()
     store.close()
 

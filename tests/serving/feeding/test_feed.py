@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 from rocksdict import Options, Rdict
 
 from domain.partitioner import partition_of
+from domain.rollout import Rollout
 from producers.connection import admin_client
 from producers.topics import create_topics
 from schemas.codec import codec
@@ -52,7 +53,7 @@ class Feeding:
 
     def __init__(self, world: World, deployment: Deployment, tables: Path | None = None) -> None:
         world.progress.caught_up = world.progress.connected = False
-        upkeep = StateUpkeep(world.folder, world.folder.control.state, world.writer, world.progress, gate=0.999)
+        upkeep = StateUpkeep(world.folder, world.folder.control.state, world.writer, world.progress)
         self.feed = Feed(deployment, world.writer, upkeep, world.progress, world.freshness, tables)
         self.failed: Exception | None = None
         self._thread = threading.Thread(target=self._run)
@@ -174,6 +175,7 @@ class Writer:
         self._deployment = deployment
         self._loop = asyncio.new_event_loop()
         self._producer = None
+        self.state = Rollout()
 
     def __enter__(self) -> Writer:
         self._loop.run_until_complete(self._start())
@@ -187,9 +189,31 @@ class Writer:
         """One transaction over all partitions of a table."""
         self._loop.run_until_complete(self._write(table, rows, commit))
 
-    def announce(self, record) -> None:
-        """One record of model-versions."""
-        self._loop.run_until_complete(self._send(self._deployment.topic("model-versions"), 0, [(b"model", record)]))
+    def decide(self, decision: str, artifact, slot: str = "", **fields) -> None:
+        """One decision on a version."""
+        event = artifact.decided(decision, self.state, slot, **fields)
+        self.state = self.state.applied(event)
+        assert self.state.epoch == event["epoch"], f"{decision} does not count now"
+        self.log(codec("rollout_event").encode(event))
+
+    def build(self, artifact, **fields) -> str:
+        """Publish a version and let it be built; its slot."""
+        slot = self.state.free_slot
+        self.decide("accept", artifact, **fields)
+        self.decide("build", artifact, slot)
+        return slot
+
+    def go_live(self, artifact, seed: int = 0) -> str:
+        """The whole way of a version, rows of all items included; its slot."""
+        slot = self.build(artifact)
+        self.write(slot, n2o_rows(n2o_records(artifact.tag, ITEMS, seed)))
+        self.decide("cover", artifact)
+        self.decide("live", artifact)
+        return slot
+
+    def log(self, record: bytes) -> None:
+        """One record of rollout."""
+        self._loop.run_until_complete(self._send(self._deployment.topic("rollout"), 0, [(b"model", record)]))
 
     async def _start(self) -> None:
         self._producer = AIOKafkaProducer(
@@ -224,9 +248,8 @@ def test_changelog_rows_become_servable(world, make_feed, make_artifact, deploym
     feed = make_feed(world, deployment)
     with Writer(deployment) as writer:
         writer.write("items", item_rows(ITEMS))
-        writer.write("n2o_a", n2o_rows(n2o_records(first.manifest.version_tag, ITEMS)))
+        writer.go_live(first)
         writer.write("users", user_rows(1, [200]))
-        writer.announce(codec("model_version").encode(first.record))
         feed.start()
         until(lambda: world.versions.live)
         assert world.service.lookups.readiness()["ready"], world.service.lookups.readiness()
@@ -239,23 +262,57 @@ def test_changelog_rows_become_servable(world, make_feed, make_artifact, deploym
         assert answer(world)["behaviours_used"] == 1
         assert world.freshness.over(60)["users"].p99_ms < 5000
 
-        writer.announce(b"not a record")
-        writer.announce(codec("model_version").encode({**second.record, "uri": "/nowhere"}))
+        writer.log(b"not a record")
+        gone = writer.build(second, uri="/nowhere", manifest_sha256="0" * 64)
         until(lambda: world.versions.refused)
         assert answer(world)["model_version"] == first.version
-        writer.announce(codec("model_version").encode(second.record))
-        writer.write("n2o_a", n2o_rows(n2o_records(second.manifest.version_tag, ITEMS, seed=9)))
+        writer.decide("reject", second)
+        slot = writer.go_live(second, seed=9)
+        assert slot == gone == "n2o_b"
         until(lambda: world.versions.live.name == second.version, within_s=20)
         assert answer(world)["missing_items"] == 0
 
         keys = item_rows([200])[0]
-        writer.write("n2o_a", (keys, [None]))
+        writer.write(slot, (keys, [None]))
         writer.write("items", (keys, [None]))
         until(lambda: world.store.items.get(200) is None)
         assert answer(world)["missing_items"] == 1
         until(lambda: not sum(world.progress.lag.values()))
     feed.stop()
-    assert world.writer.refused == {("model-versions", "not_single_object"): 1}
+    assert world.writer.refused == {("rollout", "not_single_object"): 1}
+
+
+@pytest.mark.broker
+def test_a_roll_back_takes_a_moment_and_no_row_goes_before_it(world, make_feed, make_artifact, deployment) -> None:
+    """The retained version answers again at once; the tombstones that empty the other's slot, written right behind the
+    decision, take nothing from any answer by it."""
+    first, second = make_artifact(1), make_artifact(2)
+    create_topics(deployment)
+    feed, answers, over = make_feed(world, deployment), [], threading.Event()
+
+    def asking() -> None:
+        while not over.is_set():
+            found = answer(world)
+            answers.append((found["model_version"], found["missing_items"]))
+
+    with Writer(deployment) as writer:
+        writer.write("items", item_rows(ITEMS))
+        writer.go_live(first)
+        feed.start()
+        until(lambda: world.versions.live)
+        slot = writer.go_live(second, seed=2)
+        until(lambda: world.versions.live.name == second.version)
+        asker = threading.Thread(target=asking)
+        asker.start()
+        until(lambda: answers)
+        writer.decide("rollback", second)
+        writer.write(slot, (item_rows(ITEMS)[0], [None] * len(ITEMS)))
+        until(lambda: world.versions.live.name == first.version, within_s=5)
+        until(lambda: len(world.writer.slabs) == 1)
+        over.set()
+        asker.join()
+    feed.stop()
+    assert set(answers) == {(second.version, 0), (first.version, 0)}
 
 
 @pytest.mark.broker
@@ -267,8 +324,7 @@ def test_local_tables_are_continued_from_their_offset(world, make_feed, make_art
         writer.write("users", user_rows(1, [200]))  # in the store, below its offset
         writer.write("users", user_rows(1, [200, 201]))  # after it
         writer.write("items", item_rows(ITEMS))
-        writer.write("n2o_a", n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS)))
-        writer.announce(codec("model_version").encode(artifact.record))
+        writer.go_live(artifact)
     partition = partition_of(1, deployment.partitions)
     write_tables(tmp_path / "tables", {"users": user_rows(5, [200])}, deployment.partitions, 0, deployment.group)
     write_tables(tmp_path / "tables", {"items": item_rows([1, 2, 3])}, deployment.partitions, 10_000, deployment.group)
@@ -290,8 +346,7 @@ def test_while_the_broker_is_away_it_answers_and_then_catches_up(
     create_topics(deployment)
     with Writer(deployment) as writer:
         writer.write("items", item_rows(ITEMS))
-        writer.write("n2o_a", n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS)))
-        writer.announce(codec("model_version").encode(artifact.record))
+        writer.go_live(artifact)
     feed = make_feed(world, deployment)
     feed.start()
     until(lambda: world.versions.live)
@@ -333,8 +388,7 @@ def test_a_changelog_that_was_made_anew_is_never_mixed_with_the_old_one(
     create_topics(deployment)
     with Writer(deployment) as writer:
         writer.write("items", item_rows(ITEMS))
-        writer.write("n2o_a", n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS)))
-        writer.announce(codec("model_version").encode(artifact.record))
+        writer.go_live(artifact)
     feed = make_feed(world, deployment)
     feed.start()
     until(lambda: world.versions.live)

@@ -10,66 +10,60 @@ import numpy as np
 import pytest
 
 from domain.artifact import HEAD, MANIFEST, sha256
-from schemas.errors import ArtifactError
+from domain.rollout import Rollout
+from schemas.deployment import Deployment
+from schemas.errors import ArtifactError, Unavailable
 from serving.ranking.scorer import Scorer
 from serving.rollout.versions import load_model
 from serving.user.user_phase import UserPhase
-from tests.serving.conftest import (
-    DEPLOYMENT,
-    SIZES,
-    item_rows,
-    n2o_records,
-    n2o_rows,
-    tiny_graph,
-    tiny_head,
-)
+from tests.serving.conftest import SIZES, item_rows, tiny_graph, tiny_head
 
 ITEMS = range(40)
 
 
-def load(record):
-    """Load for this deployment."""
-    return load_model(record, DEPLOYMENT)
+def published(artifact, **fields):
+    """The version as the log has it when it was just published; keyword arguments replace fields of the decision."""
+    return Rollout().applied(artifact.decided("accept", Rollout(), **fields)).versions[0]
 
 
-def test_the_newest_version_goes_live_when_its_rows_reach_the_gate(world, make_artifact) -> None:
-    """A version waits below the gate while the previous one answers, and takes over at it; the old slab goes."""
-    old, new = make_artifact(1), make_artifact(2)
-    world.apply("items", item_rows(range(1000)))
-    world.go_live(old, range(1000))
-    world.announce(new)
-    world.versions.loaded(load(world.versions.next_to_load()))
-    rows = n2o_rows(n2o_records(new.manifest.version_tag, range(1000)))
-    world.apply("n2o_a", (rows[0][:998], rows[1][:998]))
-    assert not world.advance()
-    assert (world.versions.live.name, world.versions.candidate.name) == (old.version, new.version)
-    world.apply("n2o_a", (rows[0][998:999], rows[1][998:999]))
-    assert world.advance()
-    assert (world.versions.live.name, world.versions.candidate) == (new.version, None)
-    assert list(world.store.slabs) == [new.manifest.version_tag]
-    assert world.versions.next_to_load() is None
-
-
-def test_rows_may_come_before_their_announcement(world, make_artifact) -> None:
-    """Rows of a version that nobody has announced yet are kept for it."""
-    artifact = make_artifact(1)
+def test_what_is_loaded_is_what_answers_what_is_retained_and_what_comes(world, make_artifact) -> None:
+    """Never more than three: through builds, flips and a retired version, each is there as soon as it is decided on."""
+    first, second, third = (make_artifact(seed) for seed in (1, 2, 3))
     world.apply("items", item_rows(ITEMS))
-    world.apply("n2o_a", n2o_rows(n2o_records(artifact.manifest.version_tag, ITEMS)))
-    assert world.versions.next_to_load() is None
-    world.announce(artifact)
-    world.versions.loaded(load(world.versions.next_to_load()))
+    world.cover(first, ITEMS)
+    assert (world.versions.live, world.versions.upcoming.name) == (None, first.version)
+    world.decide("live", first)
     assert world.advance()
+    assert (world.versions.live.name, world.versions.upcoming) == (first.version, None)
+    world.go_live(second, ITEMS)
+    assert (world.versions.live.name, world.versions.retained.name) == (second.version, first.version)
+    world.cover(third, ITEMS)
+    assert [each.name for each in world.versions.in_use] == [second.version, first.version, third.version]
+    assert world.versions.warm_in() == [{first.tag, second.tag, third.tag}]
+    world.decide("live", third)
+    assert world.advance()
+    assert {each.name for each in world.versions.in_use} == {third.version, second.version}
 
 
-def test_an_empty_catalogue_covers_nothing(world, make_artifact) -> None:
-    """Without items no version goes live: 0 of 0 rows is no coverage."""
-    world.announce(make_artifact(1))
-    world.versions.loaded(load(world.versions.next_to_load()))
-    assert not world.advance()
+def test_a_version_is_loaded_from_the_first_decision_to_build_it(world, make_artifact) -> None:
+    """Not when it is merely published, its artifact unchecked; and without rows it is loaded but not warm."""
+    artifact = make_artifact(1)
+    world.decide("accept", artifact)
+    assert world.versions.next_to_load() is None
+    world.decide("build", artifact)
+    assert world.versions.next_to_load().name == artifact.version
+    world.load()
+    assert world.versions.upcoming is None
+    world.fill(artifact, ITEMS)
+    world.versions.settle()
+    assert world.versions.upcoming.name == artifact.version
+    world.decide("retire", artifact)
+    world.versions.settle()
+    assert (world.versions.upcoming, world.versions.in_use) == (None, [])
 
 
-def test_a_refused_artifact_leaves_the_live_one_and_is_tried_again_later(world, make_artifact) -> None:
-    """The newest version is refused with a reason, older ones stay, and a repaired copy is taken after a while."""
+def test_a_refused_artifact_leaves_what_answers_and_is_tried_again_later(world, make_artifact) -> None:
+    """What cannot be loaded here has a reason, all else goes on, and a repaired source is taken after a while."""
     now_s = [100.0]
     world.versions._now_s = lambda: now_s[0]
     old, bad = make_artifact(1), make_artifact(2)
@@ -77,73 +71,45 @@ def test_a_refused_artifact_leaves_the_live_one_and_is_tried_again_later(world, 
     world.go_live(old, ITEMS)
     good = (bad.folder / HEAD).read_bytes()
     (bad.folder / HEAD).write_bytes(good[:-1] + b"?")
-    world.announce(bad)
-    record = world.versions.next_to_load()
+    world.build(bad)
+    version = world.versions.next_to_load()
     with pytest.raises(ArtifactError, match=r"head\.npz has sha256") as error:
-        load(record)
-    world.versions.refuse(record["version"], str(error.value))
+        load_model(version, world.deployment)
+    world.versions.refuse(version.name, str(error.value))
     assert world.versions.live.name == old.version
     assert world.versions.next_to_load() is None
     assert bad.version in world.service.lookups.readiness()["refused"]
     (bad.folder / HEAD).write_bytes(good)
     now_s[0] += 11
-    world.versions.loaded(load(world.versions.next_to_load()))
-    assert world.versions.waiting == bad.version
+    world.load()
     assert not world.versions.refused
     assert world.versions.refusals == 1
 
 
-def test_with_the_newest_refused_the_one_before_is_loaded(world, make_artifact) -> None:
-    """The newest *valid* version counts."""
-    first, second = make_artifact(1), make_artifact(2)
-    world.announce(first)
-    world.announce(second)
-    assert world.versions.next_to_load() == second.record
-    world.versions.refuse(second.version, "broken")
-    assert world.versions.next_to_load() == first.record
-
-
-def test_announcing_the_live_version_again_cancels_the_candidate(world, make_artifact) -> None:
-    """Going back to what is live means that nothing else may take over."""
-    live, candidate = make_artifact(1), make_artifact(2)
-    world.apply("items", item_rows(ITEMS))
-    world.go_live(live, ITEMS)
-    world.announce(candidate)
-    world.versions.loaded(load(world.versions.next_to_load()))
-    world.announce(live)
-    assert world.versions.candidate is None
-    assert world.versions.next_to_load() is None
-
-
-def _other_uri(artifact):
-    return {**artifact.record, "uri": "s3://bucket/model"}
-
-
-def _other_manifest(artifact):
-    return {**artifact.record, "manifest_sha256": "0" * 64}
-
-
-def _no_folder(artifact):
-    return {**artifact.record, "uri": str(artifact.folder / "gone")}
-
-
-def _file_uri(artifact):
-    return {**artifact.record, "uri": artifact.folder.as_uri(), "version": "0" * 16}
+def test_a_restart_needs_nothing_of_the_publisher(make_artifact, tmp_path) -> None:
+    """Once loaded, a version is loaded again from this host's copy, its source gone; without both it says so."""
+    artifact, deployment = make_artifact(1), Deployment(data_dir=tmp_path / "elsewhere")
+    version = published(artifact)
+    assert load_model(version, deployment).name == artifact.version
+    artifact.folder.rename(tmp_path / "gone")
+    assert load_model(version, deployment).name == artifact.version
+    with pytest.raises((ArtifactError, Unavailable), match=r"manifest\.json"):
+        load_model(version, Deployment(data_dir=tmp_path / "third"))
 
 
 @pytest.mark.parametrize(
-    ("alter", "says"),
+    ("fields", "says"),
     [
-        (_other_uri, "only paths and file: URIs"),
-        (_other_manifest, "not the manifest that was announced"),
-        (_no_folder, "manifest.json cannot be read"),
-        (_file_uri, "not 0000000000000000"),
+        ({"uri": "no-such-kind://bucket/model"}, "no-such-kind"),
+        ({"manifest_sha256": "0" * 64}, "was published"),
+        ({"uri": "/nowhere"}, r"manifest\.json cannot be read"),
+        ({"version": "0" * 16}, "not 0000000000000000"),
     ],
 )
-def test_an_announcement_that_does_not_fit_its_artifact_is_refused(make_artifact, alter, says) -> None:
+def test_a_decision_that_does_not_fit_its_artifact_is_refused(make_artifact, tmp_path, fields, says) -> None:
     """Wrong places, wrong digests and wrong versions are each said."""
     with pytest.raises(ArtifactError, match=says):
-        load(alter(make_artifact(1)))
+        load_model(published(make_artifact(1), **fields), Deployment(data_dir=tmp_path / "elsewhere"))
 
 
 @pytest.mark.parametrize(
@@ -154,10 +120,10 @@ def test_an_announcement_that_does_not_fit_its_artifact_is_refused(make_artifact
         ({"record_stride": 192}, "record stride 192"),
     ],
 )
-def test_an_artifact_of_another_deployment_is_refused(make_artifact, fields, says) -> None:
+def test_an_artifact_of_another_deployment_is_refused(make_artifact, tmp_path, fields, says) -> None:
     """Windows, signatures and record sizes must be this deployment's."""
     with pytest.raises(ArtifactError, match=says):
-        load(make_artifact(1, **fields).record)
+        load_model(published(make_artifact(1, **fields)), Deployment(data_dir=tmp_path / "elsewhere"))
 
 
 def test_a_graph_that_cannot_serve_is_refused() -> None:
@@ -180,9 +146,11 @@ def test_pickled_arrays_are_refused(make_artifact, tmp_path) -> None:
     )
     (artifact.folder / HEAD).write_bytes(buffer.getvalue())
     (artifact.folder / MANIFEST).write_bytes(manifest)
-    record = {**artifact.record, "version": sha256(manifest)[:16], "manifest_sha256": sha256(manifest)}
+    digest = sha256(manifest)
     with pytest.raises(ArtifactError, match=r"head\.npz cannot be read: Object arrays"):
-        load(record)
+        load_model(
+            published(artifact, version=digest[:16], manifest_sha256=digest), Deployment(data_dir=tmp_path / "x")
+        )
 
 
 def test_a_request_keeps_its_version_through_a_flip(world, make_artifact, monkeypatch) -> None:
@@ -209,7 +177,7 @@ def test_a_request_keeps_its_version_through_a_flip(world, make_artifact, monkey
 
 
 def test_no_answer_mixes_versions_while_they_flip(world, make_artifact) -> None:
-    """Under many flips, every answer has exactly the scores of the version that it names."""
+    """Under many flips and roll-backs, every answer has exactly the scores of the version that it names."""
     artifacts = [make_artifact(seed) for seed in range(1, 9)]
     world.apply("items", item_rows(ITEMS))
     answers, stop = [], threading.Event()
@@ -223,11 +191,13 @@ def test_no_answer_mixes_versions_while_they_flip(world, make_artifact) -> None:
     threads = [threading.Thread(target=asking) for _ in range(2)]
     for thread in threads:
         thread.start()
-    expected = {}
-    for artifact in artifacts:
-        if world.versions.live.name != artifact.version:
-            world.go_live(artifact, ITEMS, seed=artifact.seed)
+    expected = {artifacts[0].version: str(world.rank(ITEMS)["items"])}
+    for artifact in artifacts[1:]:
+        world.go_live(artifact, ITEMS, seed=artifact.seed)
         expected[artifact.version] = str(world.rank(ITEMS)["items"])
+        if artifact.seed % 3 == 0:
+            world.decide("rollback", artifact)
+            assert world.advance()
     stop.set()
     for thread in threads:
         thread.join()
@@ -236,14 +206,21 @@ def test_no_answer_mixes_versions_while_they_flip(world, make_artifact) -> None:
     assert len({version for version, _ in answers}) > 1
 
 
-def test_a_replaced_versions_memory_is_freed_when_its_last_request_ends(world, make_artifact) -> None:
-    """Pinned by a request the old slab lives on; after it nothing holds it."""
+def test_a_retired_versions_memory_is_freed_when_its_last_request_ends(world, make_artifact) -> None:
+    """Retained it stays; retired and pinned by a request graph, head and slab live on; after it nothing holds them."""
     world.apply("items", item_rows(ITEMS))
     world.go_live(make_artifact(1), ITEMS)
     pinned = world.versions.live
-    slab = weakref.ref(pinned.slab)
+    held = [weakref.ref(part) for part in (pinned.slab, pinned.phase, pinned.head)]
     world.go_live(make_artifact(2), ITEMS)
-    assert slab() is not None
+    assert world.versions.retained is pinned
+    world.go_live(make_artifact(3), ITEMS)
+    assert all(part() is not None for part in held)
     del pinned
     gc.collect()
-    assert slab() is None
+    assert [part() for part in held[1:]] == [None, None]
+    world.apply("n2o_a", (item_rows(ITEMS)[0], [None] * len(ITEMS)))  # the workers empty its slot
+    world.advance()
+    gc.collect()
+    assert held[0]() is None
+    assert len(world.store.slabs) == 2

@@ -21,7 +21,7 @@ from serving.rollout.control import ControlPage
 from serving.tables.epochs import Epochs
 from serving.tables.readers import Readers
 from serving.tables.slab import SlabWriter
-from serving.tables.store import ITEMS, N2O, USERS, Store, TablePartition
+from serving.tables.store import ITEMS, USERS, SlabKey, Store, TablePartition
 from tests.serving.conftest import item_rows, n2o_records, n2o_rows, user_rows, watermark_row
 
 LAYOUT = N2OLayout(500, 8, 64)
@@ -99,7 +99,7 @@ def test_readers_stopped_anywhere_see_no_torn_row_and_hold_no_memory(tmp_path: P
     assert epochs.revocations > 0, "nobody was stopped in the middle of a gather: the test proves nothing"
 
 
-AT = {table: TablePartition(table, 0) for table in (ITEMS, N2O, USERS)}
+AT = {table: TablePartition(table, 0) for table in (ITEMS, "n2o_a", USERS)}
 
 
 def batches(number: int) -> list[tuple[str, tuple[list[bytes], list[bytes | None]]]]:
@@ -137,7 +137,7 @@ def contents(store: Store) -> tuple:
     with store.rows.reading() as txn:
         tables = [list(txn.items(name)) for name in ("heads", "chunks", "items", "marks")]
     ids, out = np.arange(300, dtype=np.int64), np.zeros((300, 128), dtype=np.uint8)
-    slab = store.slab(11)
+    slab = store.slab(SlabKey("n2o_a", 11))
     known = slab.gather(ids, out)
     return tables, known.tolist(), out.tobytes(), len(slab), slab.servable, store.event_clock_ms
 

@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.n2o import Flag
+from domain.rollout import SLOTS
 from schemas.codec import codec
 from schemas.errors import BadInput
 from schemas.ids import WATERMARK_KEY, entity_key
 from serving.feeding.state import StateFolder
 from serving.feeding.store_writer import StoreWriter
-from serving.tables.store import Store, TablePartition
+from serving.tables.store import SlabKey, Store, TablePartition
 from tests.serving.conftest import NOW_MS, SIZES, item_rows, n2o_records, n2o_rows, user_rows, watermark_row
 
-OLD, NEW = 11, 22
+OLD, NEW = SlabKey("n2o_a", 11), SlabKey("n2o_a", 22)
 N2O, ITEMS, USERS = (TablePartition(table, 0) for table in ("n2o_a", "items", "users"))
 
 
@@ -39,66 +40,67 @@ def writer() -> Iterator[StoreWriter]:
         yield writer
 
 
-def held(store: Store, tag: int, ids) -> dict[int, bytes]:
-    """Rows of a version by id."""
+def held(store: Store, key: SlabKey, ids) -> dict[int, bytes]:
+    """Rows of a slab by id."""
     ids = np.array(list(ids), dtype=np.int64)
-    if (slab := store.slab(tag)) is None:
+    if (slab := store.slab(key)) is None:
         return {}
     out = np.empty((len(ids), SIZES.layout.stride), dtype=np.uint8)
     known = slab.gather(ids, out)
     return {each: row.tobytes() for each, row, is_known in zip(ids.tolist(), out, known, strict=True) if is_known}
 
 
+TAGS = (11, 22)
+_row = st.tuples(st.integers(0, 12), st.sampled_from([*TAGS, None]), st.integers(0, 99))
+
+
 @settings(max_examples=80, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.tuples(st.integers(0, 12), st.sampled_from([OLD, NEW, None]), st.integers(0, 99)), max_size=20),
-        max_size=6,
-    )
-)
-def test_n2o_batches_equal_row_by_row(batches) -> None:
-    """However rows of two versions and deletions are batched, each slab holds what applying one row at a time gives."""
+@given(st.lists(st.tuples(st.sampled_from(SLOTS[:2]), st.lists(_row, max_size=20), st.sampled_from(TAGS)), max_size=8))
+def test_the_slabs_of_a_slot_are_the_slot(batches) -> None:
+    """However rows of several versions and tombstones follow each other in the slots, and whatever is said to be fed
+    meanwhile: a slab holds exactly the rows of its version that the slot's table has now, and an idle one goes when it
+    is empty."""
+    slots: dict[str, dict[int, tuple[int, bytes]]] = {slot: {} for slot in SLOTS[:2]}
     with opened() as (writer, store):
-        oracle = _apply_both(writer, batches)
-        for tag, rows in oracle.items():
-            assert held(store, tag, range(13)) == rows
+        for slot, rows, fed in batches:
+            keys, values = [entity_key(item) for item, _, _ in rows], [_applied(slots[slot], *row) for row in rows]
+            writer.apply(TablePartition(slot, 0), keys, values)
+            writer.keep(frozenset({SlabKey(slot, fed)}))
+            for name, held_now in slots.items():
+                for tag in TAGS:
+                    expected = {item: record for item, (its, record) in held_now.items() if its == tag}
+                    assert held(store, SlabKey(name, tag), range(13)) == expected
+            assert all(len(slab) or key == SlabKey(slot, fed) for key, slab in writer.slabs.items())
         assert not writer.refused
 
 
-def _apply_both(writer: StoreWriter, batches) -> dict[int, dict[int, bytes]]:
-    """Apply batches of (item, version or deletion, seed), and say what each version should then hold."""
-    oracle: dict[int, dict[int, bytes]] = {OLD: {}, NEW: {}}
-    for batch in batches:
-        keys, values = [], []
-        for item, tag, seed in batch:
-            if tag is None:
-                row = None
-                for rows in oracle.values():
-                    rows.pop(item, None)
-            else:
-                record = n2o_records(tag, [item], seed)
-                row = n2o_rows(record)[1][0]
-                oracle[tag][item] = record.tobytes()
-            keys.append(entity_key(item))
-            values.append(row)
-        writer.apply(N2O, keys, values)
-    return oracle
+def _applied(slot: dict[int, tuple[int, bytes]], item: int, tag: int | None, seed: int) -> bytes | None:
+    """Do to a slot's table what a row does; the row's value."""
+    if tag is None:
+        slot.pop(item, None)
+        return None
+    record = n2o_records(tag, [item], seed)
+    slot[item] = tag, record.tobytes()
+    return n2o_rows(record)[1][0]
 
 
-def test_rows_of_a_version_go_only_into_its_slab(writer) -> None:
-    """A newer version's rows leave the older version's as they were."""
-    store = writer.store
-    old, new = n2o_records(OLD, range(50), 1), n2o_records(NEW, range(20), 2)
-    writer.apply(N2O, *n2o_rows(old))
-    writer.apply(N2O, *n2o_rows(new))
-    assert held(store, OLD, range(60)) == {int(row["item_id"]): row.tobytes() for row in old}
-    assert held(store, NEW, range(60)) == {int(row["item_id"]): row.tobytes() for row in new}
+def test_a_version_that_is_built_again_elsewhere_loses_nothing_to_its_old_slot(writer) -> None:
+    """The tombstones that empty the slot that it had come from another topic, and may come late."""
+    store, again = writer.store, SlabKey("n2o_b", OLD.tag)
+    keys, values = n2o_rows(n2o_records(OLD.tag, range(9)))
+    writer.apply(N2O, keys, values)
+    writer.apply(TablePartition("n2o_b", 0), keys, values)
+    writer.keep(frozenset({again}))
+    writer.apply(N2O, keys, [None] * len(keys))
+    writer.keep(frozenset({again}))
+    assert len(held(store, again, range(9))) == 9
+    assert list(store.slabs) == [again]
 
 
 def test_rows_that_break_their_contract_are_counted_and_nothing_else(writer) -> None:
     """Damaged bytes, another item's record and odd lengths are refused by reason; the rest of the batch applies."""
     store = writer.store
-    (good_key, *_), (good, other, *_) = n2o_rows(n2o_records(OLD, [1, 2, 3]))
+    (good_key, *_), (good, other, *_) = n2o_rows(n2o_records(OLD.tag, [1, 2, 3]))
     odd = codec("n2o_row").encode({"record": bytes(100)})
     keys = [good_key, entity_key(9), entity_key(4), entity_key(5), entity_key(6)]
     values = [good, other, b"\xc3\x01" + bytes(len(good) - 2), odd, b"x"]
@@ -116,12 +118,12 @@ def test_coverage_counts_servable_rows_over_live_items(writer) -> None:
     """Deleted items leave both sides; without items nothing is covered."""
     store = writer.store
     assert store.coverage(OLD) == 0
-    writer.apply(N2O, *n2o_rows(n2o_records(OLD, range(8))))
+    writer.apply(N2O, *n2o_rows(n2o_records(OLD.tag, range(8))))
     assert store.coverage(OLD) == 0
     writer.apply(ITEMS, *item_rows(range(10)))
     assert store.coverage(OLD) == 0.8
     writer.apply(ITEMS, *item_rows([0, 1, 8], deleted=True))
-    writer.apply(N2O, *n2o_rows(n2o_records(OLD, [0, 1], flags=Flag.DELETED)))
+    writer.apply(N2O, *n2o_rows(n2o_records(OLD.tag, [0, 1], flags=Flag.DELETED)))
     assert store.coverage(OLD) == 6 / 7
     writer.apply(ITEMS, [entity_key(9)], [None])
     assert store.coverage(OLD) == 1.0
@@ -157,21 +159,20 @@ def test_watermarks_move_the_clock_and_are_no_rows(writer) -> None:
 
 
 def test_slabs_are_bounded_and_those_in_use_stay(writer) -> None:
-    """Rows of ever new versions cannot fill the memory: idle slabs go, kept ones never."""
+    """Rows of ever new versions cannot take ever more files: the smallest idle ones go, those in use never."""
     store = writer.store
-    writer.apply(N2O, *n2o_rows(n2o_records(1, range(5))))
-    writer.keep(frozenset({1}))
-    for tag in range(2, 10):
-        writer.apply(N2O, *n2o_rows(n2o_records(tag, range(5))))
-        assert len(store.slabs) <= 4
-    assert len(writer.slabs[1]) == 5
-    assert 9 in store.slabs
-    writer.drop([1])
-    assert 1 not in store.slabs
+    writer.apply(N2O, *n2o_rows(n2o_records(OLD.tag, [0])))
+    writer.keep(frozenset({OLD}))
+    for tag in range(100, 120):
+        writer.apply(N2O, *n2o_rows(n2o_records(tag, [tag, tag + 1000])))
+        assert len(store.slabs) <= 12
+    assert len(writer.slabs[OLD]) == 1
+    assert SlabKey("n2o_a", 119) in store.slabs
+    assert writer.most_slab_bytes >= sum(slab.nbytes for slab in writer.slabs.values()) / 3
 
 
 def test_a_stride_that_differs_from_the_slabs_is_refused(writer) -> None:
     """A version's rows all have one size; asking for another says so."""
-    writer.apply(N2O, *n2o_rows(n2o_records(OLD, range(5))))
+    writer.apply(N2O, *n2o_rows(n2o_records(OLD.tag, range(5))))
     with pytest.raises(BadInput, match="bytes, its artifact says 256"):
         writer.slab(OLD, 256)

@@ -171,7 +171,8 @@ def test_without_a_live_version_rank_says_why(world, client, make_artifact) -> N
     assert response.headers["retry-after"] == "1"
     assert client.get("/livez").status_code == 200
     artifact = make_artifact(1)
-    world.announce(artifact)
+    world.build(artifact)
+    assert "is building" in problem(client.get("/readyz"), 503)
     world.versions.refuse(artifact.version, "head.npz differs")
     assert "head.npz differs" in problem(client.get("/readyz"), 503)
     assert client.get("/readyz").json()["refused"] == {artifact.version: "head.npz differs"}
@@ -229,11 +230,23 @@ def test_a_user_row_of_other_windows_is_never_misread(live, client, monkeypatch)
 
 
 def test_versions_show_what_is_live_and_what_comes(live, client, make_artifact) -> None:
-    """Live with its rows and coverage, the announced ones in order, and the gate."""
+    """What answers with its rows, coverage and memory, what comes, and each version as the log has it."""
+    name, comes = live.versions.live.name, make_artifact(9)
+    live.build(comes, gate=0.5)
+    live.fill(comes, range(100, 112))
+    live.load()
+    live.progress.publish(live.folder.control, {}, live.flip.said(live.state))
+    live.progress.refresh(live.folder.control, live.store)
     body = client.get("/v1/versions").json()
-    assert (body["live"]["rows"], body["live"]["coverage"], body["candidate"]) == (20, 1.0, None)
-    assert [each["version"] for each in body["announced"]] == [live.versions.live.name]
-    assert body["gate"] == 0.999
+    assert (body["live"]["version"], body["live"]["rows"], body["live"]["coverage"]) == (name, 20, 1.0)
+    assert (body["upcoming"]["version"], body["upcoming"]["rows"], body["retained"]) == (comes.version, 12, None)
+    found = {each["version"]: each for each in body["versions"]}
+    assert [(found[name][field]) for field in ("phase", "slot", "warm_processes")] == ["live", "n2o_a", 1]
+    described = [found[comes.version][field] for field in ("phase", "slot", "rows", "coverage", "gate")]
+    assert described == ["building", "n2o_b", 12, 0.6, 0.5]
+    assert body["epoch"] == 6 and body["processes"] == 1 and body["live_since_ms"] > NOW_MS
+    assert body["live"]["model_bytes"] > 1000
+    assert 0 < body["slab_bytes"] <= body["most_slab_bytes"]
 
 
 def test_freshness_gives_percentiles_of_the_asked_window(live, client) -> None:
@@ -259,8 +272,8 @@ def test_metrics_cover_requests_state_and_freshness(live, client) -> None:
         f'aif_rank_stage_seconds_count{{outcome="ok",stage="inference",version="{name}"}} 1.0',
         'aif_candidates_total{outcome="scored"} 1.0',
         'aif_behaviours_total{outcome="missing"} 1.0',
-        f'aif_slab_rows{{version="{name}"}} 20.0',
-        f'aif_coverage{{version="{name}"}} 1.0',
+        f'aif_slab_rows{{slot="n2o_a",version="{name}"}} 20.0',
+        f'aif_coverage{{slot="n2o_a",version="{name}"}} 1.0',
         f'aif_live_version{{version="{name}"}} 1.0',
         "aif_items 20.0",
         "aif_users 1.0",

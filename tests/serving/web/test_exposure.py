@@ -79,7 +79,7 @@ def test_tls_and_token_from_end_to_end(world, tmp_path) -> None:
     trusting = ssl.create_default_context(cafile=str(cert))
     with Listening(app, tls=(cert, key)) as served:
         with Client(served.url, token=TOKEN, tls=trusting) as client:
-            assert "gate" in client.get("/v1/versions")
+            assert "epoch" in client.get("/v1/versions")
         with Client(served.url, tls=trusting) as client, pytest.raises(BadInput, match="401"):
             client.get("/v1/versions")
         with Client(served.url, token=TOKEN) as client, pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
