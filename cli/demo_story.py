@@ -195,8 +195,8 @@ class Story:
             raise Unavailable(f"training ended with status {done.returncode}")
         folders = sorted((self._fleet.deployment.data_dir / "artifacts").iterdir())
         announced = publish(self._fleet.deployment, str(folders[-1]), published_by="aif demo", reason="first model")
-        self._summary.model_version = announced["version"]
-        self._console.print(f"model    {announced['version']} published")
+        self._summary.model_version = announced.version
+        self._console.print(f"model    {announced.version} published")
 
     def _await_model(self) -> None:
         def live() -> bool | None:

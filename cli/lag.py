@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.durations import ago
 from cli.options import deployment_options, require_broker
 from schemas.deployment import Deployment
 
@@ -113,7 +114,7 @@ def _table(lags: Sequence[PartitionLag]) -> Table:
     report = _report(lags)
     table = Table(box=None, pad_edge=False, show_footer=True)
     total = report["total"]
-    footers = {"partition": "total", "lag": f"{total['lag']:,}", "last batch": _span(total["newest_batch_age_s"])}
+    footers = {"partition": "total", "lag": f"{total['lag']:,}", "last batch": ago(total["newest_batch_age_s"])}
     for name in ("partition", "end", "committed", "applied", "lag", "last batch", "event clock", "owner"):
         left = name in ("partition", "owner")
         table.add_column(name, footers.get(name, ""), justify="left" if left else "right", no_wrap=name != "owner")
@@ -126,19 +127,8 @@ def _table(lags: Sequence[PartitionLag]) -> Table:
             "-" if lag.committed is None else f"{lag.committed:,}",
             " / ".join(applied),
             f"[red]{lag.lag:,}{held_back}[/red]" if lag.lag else "0",
-            _span(shown["last_batch_age_s"]),
-            _span(shown["event_clock_age_s"]),
+            ago(shown["last_batch_age_s"]),
+            ago(shown["event_clock_age_s"]),
             lag.owner or "[red]nobody[/red]",
         )
     return table
-
-
-def _span(seconds: float | None) -> str:
-    """A length of time for people; `-` where there is none, `in 3.0 min` where it lies ahead."""
-    if seconds is None:
-        return "-"
-    size = abs(seconds)
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if size >= length:
-            return f"in {size / length:.1f} {unit}" if seconds < 0 else f"{size / length:.1f} {unit} ago"
-    return f"in {size:.0f} s" if seconds < 0 else f"{size:.0f} s ago"

@@ -85,17 +85,19 @@ def _sample(data_dir: Path, answer: str, server: str) -> dict[str, Any]:
 
 
 def _artifact(deployment: Deployment, version: str) -> Path:
-    """The folder of a version: in the data folder, else where it was announced to be."""
-    from domain.artifact import path_of
-    from producers.publish import list_versions
+    """The folder of a version: in the data folder, else fetched from where it was published."""
+    from domain.artifact import check_artifact
+    from producers.rollout_view import commands
+    from schemas.artifact_cache import artifacts_folder, local_artifact
 
-    folder = deployment.data_dir / "artifacts" / version
+    folder = artifacts_folder(deployment.data_dir) / version
     if folder.is_dir():
         return folder
-    for offered in list_versions(deployment):
-        if offered.record and offered.record["version"] == version:
-            return path_of(offered.record["uri"])
-    raise BadInput(f"model {version} is not in {folder.parent}, and was never announced: see --data-dir")
+    for command in commands(deployment):
+        said = command.record
+        if said and said["command"] == "publish" and said["version"] == version:
+            return local_artifact(said["uri"], version, said["manifest_sha256"], deployment.data_dir, check_artifact)
+    raise BadInput(f"model {version} is not in {folder.parent}, and was never published: see --data-dir")
 
 
 async def _rows(deployment: Deployment, sample: dict[str, Any], layout: Any) -> tuple[PastUser, PastRecords]:

@@ -1,55 +1,83 @@
-"""Model versions on their topic: offering an artifact to the fleet, and reading what was offered.
+"""Operators' commands on topic model-versions: offering an artifact to the fleet, and what to do with a version.
 
-An artifact is checked here in full before anybody hears of it, by the same rules as every worker and server that will
-load it: a bad one never reaches the topic through this module.
+A command is a request. The coordinator decides on each once, in log order, and says what it decided on topic `rollout`
+(rollout_view.py reads it). An artifact is checked here in full before anybody hears of it, by the same rules as every
+worker and server that will load it: a bad one never reaches the topic through this module.
 """
 
 from __future__ import annotations
 
+import getpass
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
-from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from domain.artifact import Manifest, check_artifact, check_fit, sha256
-from producers.connection import close_producer, consumer_client, producer_client, unavailable
+from domain.rollout import Terms
+from producers.connection import close_producer, producer_client, unavailable
 from producers.topics import require_topics
+from schemas.artifact_cache import artifacts_folder, local_artifact, published_manifest
 from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import BadInput, DecodeError, Unavailable
+from schemas.errors import BadInput
 from schemas.ids import hashed_id
 from schemas.records import ModelVersion
 
-__all__ = ["KEY", "Offered", "artifact_folder", "check_for", "list_versions", "publish"]
+__all__ = [
+    "KEY",
+    "Sent",
+    "artifact_folder",
+    "check_for",
+    "pause",
+    "promote",
+    "publish",
+    "resume",
+    "retire",
+    "rollback",
+    "who",
+]
 
 #: The constant key of model-versions.
 KEY: Final = b"model"
 
 _TOPIC: Final = "model-versions"
 _ACK_WITHIN_S: Final = 30.0
-_READ_WITHIN_S: Final = 10.0
 
 
 @dataclass(frozen=True)
-class Offered:
-    """A record of model-versions: what it says, or why it cannot be read."""
+class Sent:
+    """A command that the broker has acknowledged: its place in model-versions, by which its decision is found."""
 
     offset: int
-    append_time_ms: int
-    record: ModelVersion | None
-    problem: str = ""
+    record: ModelVersion
+
+    @property
+    def version(self) -> str:
+        """The version that it names."""
+        return self.record["version"]
+
+
+def who() -> str:
+    """This user on this machine, for the log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "?"  # no account for this user id, as in many containers
+    return f"{user}@{socket.gethostname()}"
 
 
 def artifact_folder(deployment: Deployment, artifact: str) -> Path:
     """The folder of an artifact given as a path, or as the version of one in the data folder. Raises BadInput."""
-    stored = deployment.data_dir / "artifacts" / artifact
+    stored = artifacts_folder(deployment.data_dir) / artifact
     for folder in (Path(artifact), stored):
         if folder.is_dir():
             return folder.resolve()
-    raise BadInput(f"no artifact at {artifact} or {stored}: give a folder, or a version that `aif train` wrote")
+    raise BadInput(f"no artifact at {artifact} or {stored}: give a folder, a URL, or a version that `aif train` wrote")
 
 
 def check_for(deployment: Deployment, folder: Path) -> Manifest:
@@ -59,62 +87,89 @@ def check_for(deployment: Deployment, folder: Path) -> Manifest:
     return manifest
 
 
-def publish(deployment: Deployment, artifact: str, *, published_by: str = "", reason: str = "") -> ModelVersion:
-    """Offer an artifact to the fleet and return the record, which the broker has acknowledged.
+def publish(
+    deployment: Deployment, artifact: str, terms: Terms | None = None, *, published_by: str = "", reason: str = ""
+) -> Sent:
+    """Offer an artifact to the fleet: a folder, the version of one in the data folder, or a URL that fsspec reads.
 
-    Raises BadInput or ArtifactError where it must not be offered, Unavailable where the broker does not take it.
+    What stands at a URL is fetched into this machine's data folder and checked there. Raises BadInput or ArtifactError
+    where it must not be offered, Unavailable where its place or the broker does not answer.
     """
-    folder = artifact_folder(deployment, artifact)
+    if urlsplit(artifact).scheme:
+        uri, digest = artifact.rstrip("/"), sha256(published_manifest(artifact))
+        folder = local_artifact(uri, digest[:16], digest, deployment.data_dir, check_artifact)
+    else:
+        folder = artifact_folder(deployment, artifact)
+        uri = str(folder)
     manifest = check_for(deployment, folder)
+    return _send(
+        deployment, "publish", manifest.version, published_by, reason,
+        uri=uri, digest=sha256(manifest.to_json()), terms=terms or Terms(),
+    )  # fmt: skip
+
+
+def promote(deployment: Deployment, version: str, *, published_by: str = "", reason: str = "") -> Sent:
+    """Ask for a covered version to go live now. Raises BadInput, Unavailable."""
+    return _send(deployment, "promote", version, published_by, reason)
+
+
+def rollback(deployment: Deployment, version: str = "", *, published_by: str = "", reason: str = "") -> Sent:
+    """Ask for the retained version to answer again instead of the live one, which is `version` where it is named.
+
+    Raises BadInput, Unavailable.
+    """
+    return _send(deployment, "rollback", version, published_by, reason)
+
+
+def pause(deployment: Deployment, version: str, *, published_by: str = "", reason: str = "") -> Sent:
+    """Ask for a version on its way to go no further by itself. Raises BadInput, Unavailable."""
+    return _send(deployment, "pause", version, published_by, reason)
+
+
+def resume(deployment: Deployment, version: str, *, published_by: str = "", reason: str = "") -> Sent:
+    """Ask for a paused version to go on. Raises BadInput, Unavailable."""
+    return _send(deployment, "resume", version, published_by, reason)
+
+
+def retire(deployment: Deployment, version: str, *, published_by: str = "", reason: str = "") -> Sent:
+    """Ask for a version that is not live to be given up, and its slot with it. Raises BadInput, Unavailable."""
+    return _send(deployment, "retire", version, published_by, reason)
+
+
+def _send(
+    deployment: Deployment,
+    command: Literal["publish", "promote", "rollback", "pause", "resume", "retire"],
+    version: str,
+    published_by: str,
+    reason: str,
+    *,
+    uri: str = "",
+    digest: str = "",
+    terms: Terms | None = None,
+) -> Sent:
     require_topics(deployment, _TOPIC)
-    now_ms = int(time.time() * 1000)
+    now_ms, terms = int(time.time() * 1000), terms or Terms()
     record: ModelVersion = {
-        "event_id": hashed_id(f"{manifest.version}:{now_ms}"),
+        "event_id": hashed_id(f"{command}:{version}:{now_ms}"),
         "event_time_ms": now_ms,
-        "version": manifest.version,
-        "manifest_sha256": sha256(manifest.to_json()),
-        "uri": str(folder),
-        "published_by": published_by,
+        "version": version,
+        "manifest_sha256": digest,
+        "uri": uri,
+        "published_by": published_by or who(),
         "reason": reason,
-        "command": "publish",
-        "gate": 0.999,
-        "auto": True,
-        "shadow_s": 0,
-        "min_overlap": 0.0,
-        "retain_s": 86_400,
+        "command": command,
+        "gate": terms.gate,
+        "auto": terms.auto,
+        "shadow_s": terms.shadow_s,
+        "min_overlap": terms.min_overlap,
+        "retain_s": terms.retain_s,
     }
     producer = producer_client(deployment)
     try:
         value = codec("model_version").encode(record)
-        producer.send(deployment.topic(_TOPIC), value=value, key=KEY, partition=0).get(_ACK_WITHIN_S)
+        sent = producer.send(deployment.topic(_TOPIC), value=value, key=KEY, partition=0).get(_ACK_WITHIN_S)
     except KafkaError as error:
         raise unavailable(deployment, error) from error
     finally:
         close_producer(producer)
-    return record
-
-
-def list_versions(deployment: Deployment) -> list[Offered]:
-    """Everything on model-versions in log order, unreadable records with the reason. Raises BadInput, Unavailable."""
-    require_topics(deployment, _TOPIC)
-    partition = TopicPartition(deployment.topic(_TOPIC), 0)
-    found: list[Offered] = []
-    with consumer_client(deployment) as consumer:
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        deadline_s = time.monotonic() + _READ_WITHIN_S
-        while consumer.position(partition) < end:
-            messages = consumer.poll(timeout_ms=500).get(partition, [])
-            found.extend(_offered(message.offset, message.timestamp, message.value) for message in messages)
-            if time.monotonic() > deadline_s:
-                raise Unavailable(f"{partition.topic} was not read to offset {end} within {_READ_WITHIN_S:.0f} s")
-    return found
-
-
-def _offered(offset: int, append_time_ms: int, value: bytes | None) -> Offered:
-    try:
-        record: ModelVersion = codec("model_version").decode(value)  # type: ignore[assignment]
-    except DecodeError as error:
-        return Offered(offset, append_time_ms, None, str(error))
-    return Offered(offset, append_time_ms, record)
+    return Sent(int(sent.offset), record)

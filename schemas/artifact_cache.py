@@ -30,7 +30,7 @@ import fsspec
 
 from schemas.errors import ArtifactError, Unavailable
 
-__all__ = ["Check", "artifacts_folder", "local_artifact"]
+__all__ = ["Check", "artifacts_folder", "local_artifact", "published_manifest"]
 
 _MANIFEST: Final = "manifest.json"
 _VERSION: Final = re.compile(r"[0-9a-f]{16}")
@@ -68,6 +68,17 @@ def local_artifact(uri: str, version: str, manifest_sha256: str, data_dir: Path,
         if not _good(folder, version, manifest_sha256, check):
             _fetch(uri, folder, version, manifest_sha256, check)
     return folder
+
+
+def published_manifest(uri: str) -> bytes:
+    """The bytes of manifest.json at a place, unchecked: their sha256 names the artifact there.
+
+    Raises ArtifactError where there is none, Unavailable where the place cannot be reached now.
+    """
+    try:
+        return _reader(uri)(_MANIFEST)
+    except OSError as error:
+        raise ArtifactError(f"no artifact at {uri}: {_MANIFEST} cannot be read: {error}") from error
 
 
 def _good(folder: Path, version: str, manifest_sha256: str, check: Check) -> bool:

@@ -50,6 +50,9 @@ class Follower(Protocol):
     def state(self) -> Rollout:
         """What was folded so far."""
 
+    async def read_to_end(self) -> None:
+        """Wait until all that the topic holds now is folded."""
+
     async def changed(self, since: Rollout) -> Rollout:
         """The state, as soon as it is another than this one."""
 
@@ -91,6 +94,7 @@ class Coordinator:
         try:
             with translated(f"writing {self._topic}"):
                 await producer.start()
+            await self._follower.read_to_end()  # what is decided already need not be decided once more
             async with RolloutInputs(self._deployment, self._follower.state.next_command) as inputs:
                 logger.info("coordinates roll-outs from epoch %d on", self._follower.state.epoch)
                 self._failing_since = None

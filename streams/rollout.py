@@ -115,16 +115,20 @@ class RolloutFollower:
 
     async def caught_up(self) -> None:
         """Wait until all that the topic holds now is folded, and the models of its fed versions were tried."""
-        await self._until(lambda: self._consumer is not None)
-        assert self._consumer is not None
-        with translated(f"reading {self._tp.topic}"):
-            end = (await self._consumer.end_offsets([self._tp]))[self._tp]
-        await self._until(lambda: self._read_to >= end)
+        await self.read_to_end()
         try:
             async with asyncio.timeout(_MODELS_WITHIN_S):
                 await self._until(lambda: not self._untried())
         except TimeoutError:
             logger.warning("taking over without the models of %s", ", ".join(self._untried()))
+
+    async def read_to_end(self) -> None:
+        """Wait until all that the topic holds now is folded."""
+        await self._until(lambda: self._consumer is not None)
+        assert self._consumer is not None
+        with translated(f"reading {self._tp.topic}"):
+            end = (await self._consumer.end_offsets([self._tp]))[self._tp]
+        await self._until(lambda: self._read_to >= end)
 
     async def changed(self, since: Rollout) -> Rollout:
         """The state, as soon as it is another than this one."""

@@ -144,9 +144,11 @@ class Worker:
             self._tasks.append(task)
 
     def coordinates(self) -> bool:
-        """Whether roll-outs are this worker's to decide: it owns partition 0 of item-updates."""
-        partition = self.lanes[0].partitions.get(0)
-        return partition is not None and partition.ready
+        """Whether roll-outs are this worker's to decide: it owns partition 0 of item-updates.
+
+        Also while it restores the partition's tables: a roll-back must not wait for that.
+        """
+        return 0 in self.lanes[0].partitions
 
     async def on_partitions_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
         """Every rebalance takes all partitions first."""

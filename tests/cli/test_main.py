@@ -87,7 +87,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
 
 
 #: Commands that talk to the broker at once, with the arguments they need to get that far.
-NEED_A_BROKER: list[list[str]] = [["topics", "create"], ["model", "list"]]
+NEED_A_BROKER: list[list[str]] = [["topics", "create"], ["model", "status"]]
 
 
 @pytest.mark.parametrize("words", NEED_A_BROKER, ids=" ".join)

@@ -4,12 +4,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from kafka import KafkaProducer
-from plain_artifact import DIMENSIONS, plain_artifact
+from plain_artifact import DIMENSIONS, digest_of, plain_artifact
 
 from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE
-from producers.publish import artifact_folder, check_for, list_versions, publish
+from domain.rollout import Terms
+from producers.publish import (
+    artifact_folder,
+    check_for,
+    pause,
+    promote,
+    publish,
+    resume,
+    retire,
+    rollback,
+    who,
+)  # fmt: skip
+from producers.rollout_view import commands
 from producers.topics import create_topics
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError, BadInput
@@ -53,22 +66,6 @@ def test_artifacts_are_found_by_path_or_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
-def test_what_is_published_is_listed(deployment: Deployment, tmp_path: Path) -> None:
-    """Versions are listed in log order with folder and reason, and bytes that are none are listed as unreadable."""
-    create_topics(deployment)
-    assert list_versions(deployment) == []
-    one, other = plain_artifact(tmp_path / "one"), plain_artifact(tmp_path / "other", training={"seed": 2})
-    first = publish(deployment, str(one), published_by="ci", reason="weekly")
-    with KafkaProducer(bootstrap_servers=deployment.bootstrap_servers) as producer:
-        producer.send(deployment.topic("model-versions"), value=b"junk", key=b"model").get(10)
-    second = publish(deployment, str(other))
-    listed = list_versions(deployment)
-    assert [each.record for each in listed] == [first, None, second]
-    assert "not_single_object" in listed[1].problem and [each.offset for each in listed] == [0, 1, 2]
-    assert first["uri"] == str(one) and first["version"] != second["version"]
-
-
-@pytest.mark.broker
 def test_a_bad_artifact_never_reaches_the_topic(deployment: Deployment, tmp_path: Path) -> None:
     """A refused artifact leaves the topic as it was."""
     create_topics(deployment)
@@ -76,4 +73,46 @@ def test_a_bad_artifact_never_reaches_the_topic(deployment: Deployment, tmp_path
     (folder / HEAD).write_bytes(b"")
     with pytest.raises(ArtifactError):
         publish(deployment, str(folder))
-    assert list_versions(deployment) == []
+    assert commands(deployment) == []
+
+
+@pytest.mark.broker
+def test_what_is_asked_for_is_in_the_log(deployment: Deployment, tmp_path: Path) -> None:
+    """Each command is a record with its version, terms, user and reason, at the offset that its sender is told."""
+    create_topics(deployment)
+    terms = Terms(gate=0.9, auto=False, shadow_s=600, min_overlap=0.5, retain_s=60)
+    first = publish(deployment, str(plain_artifact(tmp_path / "a")), terms, published_by="ci", reason="weekly")
+    with KafkaProducer(bootstrap_servers=deployment.bootstrap_servers) as producer:
+        producer.send(deployment.topic("model-versions"), value=b"junk", key=b"model").get(10)
+    further = [ask(deployment, first.version, reason="because") for ask in (promote, pause, resume, retire, rollback)]
+    further.append(rollback(deployment))
+    listed = commands(deployment)
+    assert [each.offset for each in listed] == [0, 1, *(sent.offset for sent in further)] == list(range(8))
+    assert [each.record for each in listed] == [first.record, None, *(sent.record for sent in further)]
+    assert "not_single_object" in listed[1].problem
+    assert (
+        first.record | {"gate": 0.9, "auto": False, "shadow_s": 600, "min_overlap": 0.5, "retain_s": 60} == first.record
+    )
+    assert (first.record["published_by"], first.record["reason"]) == ("ci", "weekly")
+    assert [sent.record["command"] for sent in further] == [
+        "promote", "pause", "resume", "retire", "rollback", "rollback",
+    ]  # fmt: skip
+    assert {sent.record["published_by"] for sent in further} == {who()} and "@" in who()
+    assert further[-1].version == "" and further[0].version == first.version
+
+
+@pytest.mark.broker
+def test_an_artifact_is_published_from_a_url(deployment: Deployment, tmp_path: Path) -> None:
+    """What stands at a URL is checked here before it is offered under that URL; a bad or missing one is not offered."""
+    create_topics(deployment)
+    memory, folder = fsspec.filesystem("memory"), plain_artifact(tmp_path / "a")
+    memory.put(str(folder), "/weekly", recursive=True)
+    sent = publish(deployment, "memory://weekly/")
+    assert sent.record["uri"] == "memory://weekly" and sent.record["manifest_sha256"] == digest_of(folder)
+    other = plain_artifact(tmp_path / "b", training={"seed": 2})
+    (other / HEAD).write_bytes(b"")
+    memory.put(str(other), "/bad", recursive=True)
+    for place, says in (("memory://bad", "head.npz has sha256"), ("memory://nowhere", "no artifact at")):
+        with pytest.raises(ArtifactError, match=says):
+            publish(deployment, place)
+    assert len(commands(deployment)) == 1

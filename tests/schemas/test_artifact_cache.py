@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from schemas.artifact_cache import artifacts_folder, local_artifact
+from schemas.artifact_cache import artifacts_folder, local_artifact, published_manifest
 from schemas.errors import ArtifactError, Unavailable
 
 
@@ -107,6 +107,14 @@ def test_a_bad_source_leaves_nothing_behind(source: Source, tmp_path: Path) -> N
     with pytest.raises(ArtifactError, match="cannot be read"):
         source.here(tmp_path)
     assert left(tmp_path) == []
+
+
+def test_a_place_says_which_artifact_it_holds(source: Source) -> None:
+    """The manifest's bytes name what is at a place; where nothing is, that is an ArtifactError that names the place."""
+    assert sha256(published_manifest(source.uri)).hexdigest() == source.digest
+    source.vanish()
+    with pytest.raises(ArtifactError, match="no artifact at"):
+        published_manifest(source.uri)
 
 
 def test_the_whole_digest_counts(source: Source, tmp_path: Path) -> None:
