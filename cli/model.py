@@ -6,6 +6,7 @@ import click
 
 from cli.durations import DURATION
 from cli.model_asking import ask_of, asking, settle
+from cli.model_compare import compare
 from cli.model_status import history, status
 from schemas.deployment import Deployment
 
@@ -155,5 +156,6 @@ def retire(version: str | None, reason: str, no_wait: bool, as_json: bool, deplo
     ask_of(deployment, ask, version, reason, no_wait=no_wait, as_json=as_json)
 
 
+command.add_command(compare)
 command.add_command(status)
 command.add_command(history)

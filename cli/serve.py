@@ -58,12 +58,19 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--retrieval", type=click.Choice(["none", "popular", "exact", "approximate"]), default="none", show_default=True,
     help="What each process keeps to take candidates from: popular items, or also an index of item vectors.",
 )  # fmt: skip
+@click.option(
+    "--shadow-share",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of requests that a version about to go live scores too, after their answers; 0: none.",
+)
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
 def command(
     deployment: Deployment, host: str, port: int, tables: Path | None, workers: int, filters: Path | None,
     token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
-    keep_answers: float, answers_on_disk: bool, user_states_mb: int, retrieval: str,
+    keep_answers: float, answers_on_disk: bool, user_states_mb: int, retrieval: str, shadow_share: float,
     kernel: str | None,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
@@ -101,5 +108,5 @@ def command(
     samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if on_disk else None)
     serve(
         deployment, exposure, tables or (local if local.is_dir() else None), declared, samples, user_states_mb, workers,
-        retrieval,
+        retrieval, shadow_share,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A roll-out as its topics tell it: commands, decisions and progress, read from outside the fleet.
+"""A roll-out as its topics tell it: commands, decisions, progress and shadow reports, read from outside the fleet.
 
 Decisions are folded here as every worker and server folds them (domain/rollout.py), so a status shows what they act on.
 """
@@ -22,13 +22,15 @@ from producers.topics import require_topics
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, DecodeError, Unavailable
-from schemas.records import BuildProgress, ModelVersion, RolloutEvent
+from schemas.records import BuildProgress, ModelVersion, RolloutEvent, ShadowReport
 
 __all__ = ["Command", "Decided", "RolloutView", "commands"]
 
 _COMMANDS: Final = "model-versions"
 _DECISIONS: Final = "rollout"
 _PROGRESS: Final = "build-progress"
+_SHADOWS: Final = "shadow-reports"
+_READ: Final = (_DECISIONS, _PROGRESS, _SHADOWS)
 _READ_WITHIN_S: Final = 10.0
 _POLL_MS: Final = 200
 
@@ -52,7 +54,7 @@ class Decided:
 
 
 class RolloutView:
-    """Decisions and progress as far as they are read: all there is when the context is entered, then by `refresh`.
+    """Decisions and reports as far as they are read: all there is when the context is entered, then by `refresh`.
 
     Raises BadInput where the topics are missing, Unavailable where the broker does not answer.
     """
@@ -64,10 +66,12 @@ class RolloutView:
         self.decided: list[Decided] = []
         #: Newest by version and partition.
         self.progress: dict[tuple[str, int], BuildProgress] = {}
+        #: Newest by version and serving node.
+        self.shadows: dict[tuple[str, str], ShadowReport] = {}
 
     def __enter__(self) -> RolloutView:
-        require_topics(self._deployment, _DECISIONS, _PROGRESS)
-        self._tps = {TopicPartition(self._deployment.topic(name), 0): name for name in (_DECISIONS, _PROGRESS)}
+        require_topics(self._deployment, *_READ)
+        self._tps = {TopicPartition(self._deployment.topic(name), 0): name for name in _READ}
         self._consumer = self._closing.enter_context(consumer_client(self._deployment))
         try:
             self._consumer.assign(list(self._tps))
@@ -149,8 +153,8 @@ class RolloutView:
                 with suppress(DecodeError):
                     if self._tps[tp] == _DECISIONS:
                         self._decision(record)
-                    else:
-                        self._report(record)
+                    elif record.value is not None:
+                        self._report(self._tps[tp], record.value)
 
     def _decision(self, record: Any) -> None:
         event: Any = codec("rollout_event").decode(record.value)
@@ -158,10 +162,14 @@ class RolloutView:
         if self.state is not before:
             self.decided.append(Decided(record.timestamp, event))
 
-    def _report(self, record: Any) -> None:
-        if record.value is not None:
-            report: Any = codec("build_progress").decode(record.value)
+    def _report(self, topic: str, value: bytes) -> None:
+        report: Any
+        if topic == _PROGRESS:
+            report = codec("build_progress").decode(value)
             self.progress[report["version"], report["partition"]] = report
+        else:
+            report = codec("shadow_report").decode(value)
+            self.shadows[report["version"], report["node"]] = report
 
 
 def commands(deployment: Deployment) -> list[Command]:

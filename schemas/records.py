@@ -143,6 +143,7 @@ class ShadowReport(TypedDict):
     live: str
     node: str
     event_time_ms: int
+    share: float
     requests: int
     dropped: int
     incomparable: int

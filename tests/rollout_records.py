@@ -11,8 +11,12 @@ from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.records import BuildProgress, RolloutEvent
 
-_KEYS = {"rollout": lambda _: b"rollout", "build-progress": lambda it: f"{it['version']}/{it['partition']}".encode()}
-_SCHEMAS = {"rollout": "rollout_event", "build-progress": "build_progress"}
+_KEYS = {
+    "rollout": lambda _: b"rollout",
+    "build-progress": lambda it: f"{it['version']}/{it['partition']}".encode(),
+    "shadow-reports": lambda it: f"{it['version']}/{it['node']}".encode(),
+}
+_SCHEMAS = {"rollout": "rollout_event", "build-progress": "build_progress", "shadow-reports": "shadow_report"}
 
 
 def decision(state: Rollout, what: str, version: str, **changes: Any) -> RolloutEvent:

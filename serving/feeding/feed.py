@@ -24,6 +24,7 @@ from schemas.deployment import Deployment
 from schemas.errors import Corrupt, Unavailable
 from serving.feeding.bootstrap import Changelog, adopt_artifacts, load_tables
 from serving.feeding.changelogs import FollowedTopic, followed_topics
+from serving.feeding.closing import close_client
 from serving.feeding.freshness import Freshness
 from serving.feeding.local_tables import find_tables
 from serving.feeding.state_upkeep import StateUpkeep
@@ -34,7 +35,6 @@ from serving.tables.store import SERVED_TABLES, TablePartition
 __all__ = ["Feed"]
 
 _CONNECT_S: Final = 5.0
-_CLOSE_S: Final = 2.0
 _PROBE_EVERY_S: Final = 0.5
 _PROBE_S: Final = 5.0
 _NOTE_EVERY_S: Final = 5.0
@@ -127,7 +127,7 @@ class Feed:
             await self._begin(consumer, topics)
             await self._follow(consumer)
         finally:
-            await _close(consumer)
+            await close_client(consumer)
 
     async def _check_topics(self) -> dict[str, FollowedTopic]:
         """Raises Unavailable where a topic is not there or not as this server expects it, Corrupt if made anew."""
@@ -322,14 +322,3 @@ def _require_same_topic(partition: TopicPartition, position: int, start: int, en
             f"{partition.topic}-{partition.partition} holds offsets {start} to {end}, but {position} were applied: "
             "the topic was made anew, or lost records"
         )
-
-
-async def _close(consumer: Any) -> None:
-    """Give the consumer's connections back, whatever state they are in."""
-    # As a task of its own: with a dead broker aiokafka lets the cancellation of its inner tasks out of `stop`.
-    stopping = asyncio.create_task(consumer.stop())
-    await asyncio.wait({stopping}, timeout=_CLOSE_S)
-    if not stopping.done():
-        stopping.cancel()
-    elif not stopping.cancelled() and (error := stopping.exception()):
-        _log.debug("closing the consumer: %s", error)

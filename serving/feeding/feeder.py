@@ -14,13 +14,17 @@ import time
 from pathlib import Path
 from typing import Final
 
+from domain.shadow import to_compare
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt
 from serving.feeding.feed import Feed
 from serving.feeding.freshness import Freshness
+from serving.feeding.shadow_reports import ShadowReporter
 from serving.feeding.state import StateFolder
 from serving.feeding.state_upkeep import StateUpkeep
 from serving.feeding.store_writer import StoreWriter
+from serving.rollout.announcements import RolloutLog
+from serving.rollout.shadow_board import ShadowBoard
 from serving.tables.progress import Progress
 from serving.tables.store import Store
 
@@ -37,8 +41,9 @@ _log = logging.getLogger(__name__)
 class Feeder:
     """Feeds one deployment's state on this host until told to stop."""
 
-    def __init__(self, deployment: Deployment, tables: Path | None) -> None:
-        self._deployment, self._tables = deployment, tables
+    def __init__(self, deployment: Deployment, tables: Path | None, shadow_share: float = 0.0) -> None:
+        """`shadow_share` is what the scoring processes of this host sample, for the reports on it."""
+        self._deployment, self._tables, self._shadow_share = deployment, tables, shadow_share
         self._stopping = threading.Event()
         self._feed: Feed | None = None
 
@@ -90,4 +95,16 @@ class Feeder:
         self._feed = Feed(self._deployment, writer, upkeep, progress, freshness, self._tables)
         if self._stopping.is_set():
             return
-        asyncio.run(self._feed.run())
+        decisions, board = RolloutLog(store), ShadowBoard(folder.folder)
+        reporter = ShadowReporter(self._deployment, board, self._shadow_share, lambda: to_compare(decisions.state))
+        asyncio.run(_beside(self._feed, reporter))
+
+
+async def _beside(feed: Feed, reporter: ShadowReporter) -> None:
+    """Feed, and report meanwhile; the reports end with the feed."""
+    reporting = asyncio.create_task(reporter.run())
+    try:
+        await feed.run()
+    finally:
+        reporter.stop()
+        await reporting

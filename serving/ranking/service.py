@@ -24,6 +24,7 @@ from serving.ranking.post_processing import NO_FILTERS, Filters, check_scores
 from serving.ranking.retrieval import Retriever
 from serving.ranking.samples import Samples
 from serving.ranking.scorer import Ranked
+from serving.rollout.shadow import Shadow
 from serving.rollout.versions import Versions
 from serving.stages import StageClock
 from serving.tables.progress import Progress, Token
@@ -55,6 +56,7 @@ class Service:
         scorers: Executor | None = None,
         samples: Samples | None = None,
         retrievers: Mapping[str, Retriever] | None = None,
+        shadow: Shadow | None = None,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.versions = versions
@@ -66,6 +68,7 @@ class Service:
         self._scorers = scorers
         self.samples = Samples() if samples is None else samples
         self._retrievers = retrievers or {}
+        self._shadow = shadow
         self.merger = merger or Merger.of(store, versions)
 
     async def rank(self, request: RankRequest, clock: StageClock) -> Answer:
@@ -169,7 +172,12 @@ class Service:
                 order, left_out = filters.apply(order, request.candidate_ids, self._store.items.get_many, wanted)
         self._count(request, begun, ranked, len(left_out))
         age_ms = self.progress.age_ms(self._store)
-        return Answer(request, version.name, begun.ask.at_ms, age_ms, begun.user == "known", merged, order, left_out)
+        at_ms, is_known = begun.ask.at_ms, begun.user == "known"
+        answer = Answer(request, version.name, at_ms, age_ms, is_known, merged, order, left_out)
+        if self._shadow is not None:
+            asked = begun.pending.asked
+            self._shadow.offer(version, asked, request.behaviours, merged.candidates, request.top_k)
+        return answer
 
     def as_json(self, answer: Answer, clock: StageClock) -> dict[str, Any]:
         """A JSON answer, with the catalogue's titles."""

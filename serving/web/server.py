@@ -30,13 +30,17 @@ from serving.ranking.retrieval import catalogue_of, retrievers_of
 from serving.ranking.samples import Samples
 from serving.ranking.service import Service
 from serving.rollout.following import Follower
+from serving.rollout.shadow import Shadow, compared_now
+from serving.rollout.shadow_board import ShadowBoard
+from serving.rollout.shadow_metrics import ShadowMetrics
+from serving.rollout.shadow_scorer import ShadowScorer
 from serving.rollout.versions import Versions
 from serving.tables.progress import Progress
 from serving.tables.slab import compile_slabs
 from serving.tables.store import Store
 from serving.user.upkeep import Upkeep
 from serving.web.admission import Limits
-from serving.web.api import create_app
+from serving.web.api import Application, create_app
 from serving.web.connection import connection_class
 from serving.web.exposure import Exposure
 
@@ -60,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 def serve(
     deployment: Deployment, exposure: Exposure, tables: Path | None, filters: Filters, samples: Samples,
-    user_states_mb: int, workers: int, retrieval: str,
+    user_states_mb: int, workers: int, retrieval: str, shadow_share: float,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
@@ -75,8 +79,10 @@ def serve(
     )
     compile_slabs()
     _prepare_state(deployment)
-    feeder = Feeder(deployment, tables)
-    scorer = partial(score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval)
+    feeder = Feeder(deployment, tables, shadow_share)
+    scorer = partial(
+        score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval, shadow_share
+    )
     scorers: list[tuple[str, Callable[[], None]]] = [
         (f"scoring process {number}", partial(scorer, number)) for number in range(workers)
     ]
@@ -87,7 +93,7 @@ def serve(
 
 def score(
     deployment: Deployment, listener: socket.socket, exposure: Exposure, filters: Filters,
-    samples: Samples, user_state_bytes: int, retrieval: str, number: int,
+    samples: Samples, user_state_bytes: int, retrieval: str, shadow_share: float, number: int,
 ) -> None:  # fmt: skip
     """Scoring process `number`: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
@@ -111,36 +117,54 @@ def score(
         catalogue = None if retrieval == "none" else catalogue_of(retrieval, merger.popularity)
         upkeep = Upkeep(versions, merger.users, merger.speeds, catalogue, _SWEEP_S)
         retrievers = retrievers_of(catalogue)
-        service = Service(deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers)
-        limits = Limits()
-        config = uvicorn.Config(
-            create_app(service, metrics, freshness, limits, exposure.token),
-            loop="uvloop",
-            http=connection_class(limits),
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            log_level=logging.WARNING,
-            timeout_keep_alive=int(limits.idle_s),
-            timeout_graceful_shutdown=_DRAIN_S,
-            ssl_certfile=exposure.tls_cert,
-            ssl_keyfile=exposure.tls_key,
+        shadow = _shadow(shadow_share, folder, store, versions, metrics)
+        service = Service(
+            deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers, shadow
         )
+        limits = Limits()
+        app = create_app(service, metrics, freshness, limits, exposure.token)
+        server = uvicorn.Server(_http(app, limits, exposure))
         follower.start()
         upkeep.start()
+        shadow.start()
         processes.start()
         try:
             follower.wait_for_live(_WARM_S, ending)
             if not ending.is_set():
-                uvicorn.Server(config).run(sockets=[listener])
+                server.run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")
             processes.stop()
+            shadow.stop()
             upkeep.stop()
             follower.stop()
     store.close()
+
+
+def _http(app: Application, limits: Limits, exposure: Exposure) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=connection_class(limits),
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        log_level=logging.WARNING,
+        timeout_keep_alive=int(limits.idle_s),
+        timeout_graceful_shutdown=_DRAIN_S,
+        ssl_certfile=exposure.tls_cert,
+        ssl_keyfile=exposure.tls_key,
+    )
+
+
+def _shadow(share: float, folder: StateFolder, store: Store, versions: Versions, metrics: Metrics) -> Shadow:
+    """What scores in the shadow in this process."""
+    row = ShadowBoard(folder.folder).claim()
+    shadow = Shadow(share, row, partial(compared_now, versions), ShadowScorer(store.users))
+    metrics.registry.register(ShadowMetrics(shadow, row))
+    return shadow
 
 
 def _prepare_state(deployment: Deployment) -> None:

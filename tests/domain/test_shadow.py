@@ -19,7 +19,7 @@ COMPARISONS = st.builds(Comparison, overlap=UNIT, correlation=st.floats(-1, 1), 
 
 def report(pair: Pair, sums: ShadowSums, node: str = "node") -> dict:
     """A node's report."""
-    return {**pair._asdict(), "node": node, "event_time_ms": 1, **asdict(sums)}
+    return {**pair._asdict(), "node": node, "event_time_ms": 1, "share": 0.01, **asdict(sums)}
 
 
 @given(st.lists(COMPARISONS, min_size=1, max_size=10), st.data())

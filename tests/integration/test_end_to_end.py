@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from domain.artifact import HEAD, ITEM_TOWER, MANIFEST, USER_PHASE, sha256
 from domain.bf16 import from_bf16
 from domain.n2o import Flag
 from domain.partitioner import partition_of
+from domain.rollout import Terms
 from producers.publish import KEY, publish
+from producers.rollout_view import RolloutView
 from schemas.codec import codec
 from schemas.errors import ArtifactError
 from schemas.ids import WATERMARK_KEY, entity_key, hashed_id
@@ -251,6 +253,8 @@ def test_verification_finds_no_difference(system: System) -> None:
     assert report.rows == {
         "items": len(system.shop.items),
         "n2o_a": len(system.shop.items),
+        "n2o_b": 0,
+        "n2o_c": 0,
         "users": len(system.shop.users),
         "item_activity": len(system.shop.activity),
     }
@@ -316,22 +320,21 @@ def damaged_copy(model: TrainedModel, name: str, folder: Path) -> tuple[Path, di
     (copy / name).write_bytes(data)
     return copy, {
         "event_id": hashed_id(name), "event_time_ms": 1, "version": manifest.version, "uri": str(copy),
-        "manifest_sha256": sha256(manifest.to_json()), "published_by": "test", "reason": "",
+        "manifest_sha256": sha256(manifest.to_json()), "published_by": "test", "reason": "", "command": "publish",
+        **asdict(Terms()),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [HEAD, USER_PHASE, ITEM_TOWER])
 def test_a_damaged_artifact_changes_nothing(system: System, model: TrainedModel, tmp_path: Path, name: str) -> None:
-    """One flipped byte: nobody publishes it; announced all the same, worker and servers refuse it and go on."""
+    """One flipped byte: nobody publishes it; announced all the same, it is rejected, and everybody goes on."""
     copy, announcement = damaged_copy(model, name, tmp_path)
     with pytest.raises(ArtifactError, match=f"{name} has sha256"):
         publish(system.deployment, str(copy))
-    refused = system.worker_metric("aif_models_refused_total")
     system.write("model-versions", 0, [(KEY, codec("model_version").encode(announcement))])
-    wait_for(
-        lambda: announcement["version"] in system.get("/v1/versions")["refused"], 20, lambda: "server: not refused"
-    )
-    wait_for(lambda: system.worker_metric("aif_models_refused_total") == refused + 1, 20, lambda: "worker: not refused")
+    with RolloutView(system.deployment) as view:
+        rejected = view.wait(lambda: getattr(view.state.get(announcement["version"]), "phase", "") == "rejected", 20)
+        assert rejected and name in view.state.get(announcement["version"]).reason
 
     shop, user, at_ms, item = system.shop, some_users(system, 2)[1], system.shop.newest_ms, 5_000_100
     system.send([("item", item_update(f"after a damaged {name}", item, at_ms))])
