@@ -35,10 +35,11 @@ class Load:
     def __init__(self, ports: Sequence[int], requests: Sequence[BinaryRequest], threads: int = 4) -> None:
         self.answers: Counter[Answer] = Counter()
         self.troubles: Counter[str] = Counter()  #: answers other than 200, broken connections
-        self.newest: tuple[str, float] = ("", 0.0)  #: version of the newest answer, and when it came
+        #: By thread the version of its newest answer, and when that came (monotonic s).
+        self.newest: dict[int, tuple[str, float]] = {number: ("", 0.0) for number in range(threads)}
         self._ports = ports
         self._wire = [_post(encode_request(request)) for request in requests]
-        self._over = threading.Event()
+        self._over, self._lock = threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=self._ask, args=(number,), daemon=True) for number in range(threads)]
 
     def __enter__(self) -> Load:
@@ -54,7 +55,8 @@ class Load:
     @property
     def count(self) -> int:
         """Answers so far."""
-        return self.answers.total()
+        with self._lock:
+            return self.answers.total()
 
     def _ask(self, number: int) -> None:
         answers: Counter[Answer] = Counter()
@@ -65,14 +67,20 @@ class Load:
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     while not self._over.is_set():
                         at = (at + 1) % len(self._wire)
-                        answers[self._answer(connection, at)] += 1
+                        answer = self._answer(connection, at)
+                        answers[answer] += 1
+                        self.newest[number] = answer.version, time.monotonic()
                         if answers.total() >= 50:
-                            self.answers += answers
-                            answers.clear()
+                            self._keep(answers)
             except (OSError, ConnectionError) as error:
                 self.troubles[type(error).__name__] += 1
                 time.sleep(0.05)
-        self.answers += answers
+        self._keep(answers)
+
+    def _keep(self, answers: Counter[Answer]) -> None:
+        with self._lock:
+            self.answers.update(answers)
+        answers.clear()
 
     def _answer(self, connection: socket.socket, request: int) -> Answer:
         connection.sendall(self._wire[request])
@@ -86,7 +94,6 @@ class Load:
             self.troubles[received[:40].split(b"\r\n")[0].decode()] += 1
             raise ConnectionError
         answer = decode_answer(received[head + len(_END) :])
-        self.newest = answer.model_version, time.time()
         return Answer(request, answer.model_version, answer.scores.tobytes(), answer.outcomes.tobytes())
 
 
