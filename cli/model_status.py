@@ -15,7 +15,7 @@ from cli.options import deployment_options, require_broker
 from schemas.deployment import Deployment
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
     from domain.rollout import Version
@@ -28,6 +28,7 @@ _REFUSALS_SHOWN = 3
 #: Versions that are gone shown by `status`; `history` has all.
 _GONE_SHOWN = 3
 _BAR_WIDTH = 20
+_PIPE_WIDTH = 140
 
 
 @click.command()
@@ -47,7 +48,6 @@ def status(as_json: bool, watch: bool, interval: float, deployment: Deployment) 
       aif model status --watch
       aif model status --json | jq '.versions[] | select(.phase == "live").version'
     """
-    from rich.console import Console
     from rich.live import Live
 
     from producers.rollout_view import RolloutView
@@ -55,7 +55,7 @@ def status(as_json: bool, watch: bool, interval: float, deployment: Deployment) 
     require_broker(deployment)
     with RolloutView(deployment) as view:
         if not watch:
-            click.echo(json.dumps(rollout_report(view))) if as_json else Console().print(_page(view), soft_wrap=True)
+            click.echo(json.dumps(rollout_report(view))) if as_json else _console().print(_page(view), soft_wrap=True)
             return
         try:
             if as_json:
@@ -63,7 +63,7 @@ def status(as_json: bool, watch: bool, interval: float, deployment: Deployment) 
                     click.echo(json.dumps(rollout_report(view)))
                     time.sleep(interval)
                     view.refresh()
-            with Live(_page(view), console=Console(), auto_refresh=False) as live:
+            with Live(_page(view), console=_console(), auto_refresh=False) as live:
                 while True:
                     time.sleep(interval)
                     view.refresh()
@@ -125,6 +125,14 @@ def _entries(deployment: Deployment) -> Iterator[dict[str, Any]]:
             "command": record["command"] if record else "unreadable", "version": record["version"] if record else "",
             "by": record["published_by"] if record else "", "reason": record["reason"] if record else command.problem,
         }  # fmt: skip
+
+
+def _console() -> Console:
+    """As wide as the terminal is, and wide enough where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
 def _page(view: RolloutView) -> RenderableType:

@@ -20,9 +20,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 from domain.n2o import N2OLayout
 from domain.user_row import FINGERPRINT
@@ -38,7 +36,6 @@ __all__ = [
     "Manifest",
     "check_artifact",
     "check_fit",
-    "path_of",
     "sha256",
 ]
 
@@ -174,14 +171,6 @@ def check_artifact(read: Callable[[str], bytes], *, version: str | None = None) 
                 f"{name} has sha256 {digest[:16]}…, the manifest says {expected[:16]}…: corrupted or incomplete copy"
             )
     return manifest
-
-
-def path_of(uri: str) -> Path:
-    """The folder that a model version's `uri` names: a path or a file: URI. Raises ArtifactError for any other."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("", "file"):
-        raise ArtifactError(f"artifact {uri} cannot be read: only paths and file: URIs can")
-    return Path(unquote(parts.path) if parts.scheme else uri)
 
 
 def check_fit(manifest: Manifest, deployment: Deployment) -> None:

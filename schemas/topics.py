@@ -97,13 +97,13 @@ _SOURCES: Final = (
     ),
     Topic(
         "model-versions", "constant", "model_version", 1, "delete", None, "LogAppendTime",
-        "aif model publish", "the coordinator, without a group, from the start",
+        "aif model", "the coordinator, without a group; aif model history",
         "Commands of operators, publishing included; the coordinator decides on each once, in log order.",
     ),
     Topic(
         "rollout", "constant", "rollout_event", 1, "delete", None, "LogAppendTime",
         "the coordinator: the worker that owns partition 0 of item-updates",
-        "every worker and server, without a group, from the start",
+        "every worker and server, without a group, from the start; aif model",
         "Decisions: one counts where its epoch is the next one, so all readers reach the same state.",
         dead_letters=False,
     ),

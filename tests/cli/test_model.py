@@ -175,3 +175,29 @@ def test_status_says_what_a_version_waits_for(
     for what in decisions:
         writer.decide(what, A, slot="n2o_a")
     assert f"waits for {awaited}" in model(deployment, "status").stdout
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_goes_on_until_it_is_told_to_stop(
+    writer: RolloutWriter, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """--watch shows what was decided meanwhile, and Ctrl-C ends it in good order."""
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds == 7:  # the watch's own; clients sleep too
+            if looks:
+                raise KeyboardInterrupt
+            looks.append(seconds)
+            writer.decide("accept", A)
+
+    writer.decide("accept", B)
+    monkeypatch.setattr("cli.model_status.time.sleep", sleep)
+    watched = model(deployment, "status", "--watch", "--interval", "7", *options)
+    assert watched.exit_code == 0, watched.output
+    if options:
+        epochs = [json.loads(line)["epoch"] for line in watched.stdout.splitlines()]
+        assert epochs == [1, 2]
+    else:
+        assert A in watched.stdout

@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(400)]
 
 ITEMS = len(STATIC) + len(CHURNING)
 REQUESTS = 100_000
+SERVE = ("--workers", "2", "--shadow-share", "0.05")
 #: Scores of the served form in float64 beside those in float32.
 TOLERANCE = 1e-4
 GONE = (Phase.RETIRED, Phase.REJECTED)
@@ -68,7 +69,7 @@ def fleet(broker: Any, artifacts: dict[str, Path], tmp_path_factory: pytest.Temp
                 first = next(iter(artifacts))
                 publish(deployment, str(artifacts[first]))
                 wait_for(fleet._followed, 90, lambda: "item vectors do not follow what users do")
-                fleet.server.start("--workers", "2")
+                fleet.server.start(*SERVE)
                 wait_for(lambda: (fleet.server.ready() or {}).get("model_version") == first, 60, fleet.server.ready)
                 with fleet.under_load():
                     fleet.wait_phase(first, Phase.LIVE)
@@ -146,7 +147,7 @@ def test_the_server_dies_in_the_middle_of_a_flip(fleet: RolloutFleet) -> None:
         fleet.wait_phase(version, Phase.LIVE)
         if kill_all:
             fleet.kill_server()
-            fleet.server.start("--workers", "2")
+            fleet.server.start(*SERVE)
         else:
             assert fleet.server._process is not None
             os.kill(family(fleet.server._process.pid)[-1], signal.SIGKILL)

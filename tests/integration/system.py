@@ -41,7 +41,8 @@ class ServerProcess:
             "AIF_PARTITIONS": str(d.partitions), "AIF_DATA_DIR": str(d.data_dir),
         }  # fmt: skip
         arguments = [sys.executable, "-c", "from cli.main import main; main()", "serve", "--port", str(self.port)]
-        arguments += ["--kernel", "numpy", *options]  # compared with a recompute in float64
+        arguments += ["--kernel", "numpy"]  # compared with a recompute in float64
+        arguments += ["--shadow-share", "1", *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(arguments, env={**os.environ, **settings}, stdout=log, stderr=log)
         return self

@@ -288,7 +288,8 @@ class Asker:
 def test_a_flip_to_another_model_mixes_nothing(
     system: System, model: TrainedModel, first_model: TrainedModel, second_model: TrainedModel
 ) -> None:
-    """While rows are rebuilt and the server flips, every answer names one version and has that version's scores."""
+    """While rows are rebuilt, scored in the shadow, and the server flips, every answer names one version and has that
+    version's scores; the version goes live by what the shadow has shown."""
     old, new = model, first_model if model is second_model else second_model
     shop, at_ms, user = system.shop, system.shop.newest_ms, some_users(system, 2)[1]
     candidates = shop.live[:400]
@@ -296,7 +297,7 @@ def test_a_flip_to_another_model_mixes_nothing(
     assert np.abs(expected[old.version] - expected[new.version]).max() > 100 * TOLERANCE
     with Asker(system, user, candidates, at_ms) as asker:
         wait_for(lambda: len(asker.answers) >= 5, 10)
-        publish(system.deployment, str(new.exported.folder))
+        publish(system.deployment, str(new.exported.folder), Terms(min_overlap=0.01))
         wait_for(lambda: asker.answers[-1]["model_version"] == new.version, 60)
         seen = len(asker.answers)
         wait_for(lambda: len(asker.answers) >= seen + 20, 20)
@@ -306,6 +307,12 @@ def test_a_flip_to_another_model_mixes_nothing(
     for answer in asker.answers:
         assert_ranked(answer, candidates, expected[answer["model_version"]].tolist(), len(candidates))
     assert system.get("/v1/versions")["live"]["coverage"] == 1
+    with RolloutView(system.deployment) as view:
+        assert view.decided[-1].event["decision"] == "live"
+        assert "mean top-k overlap" in view.decided[-1].event["reason"]
+        (report,) = view.shadows.values()
+    assert (report["version"], report["live"], report["failed"]) == (new.version, old.version, 0)
+    assert report["requests"] >= 100 and report["drift_sum"] > 0
     verified(system.deployment)
 
 

@@ -49,6 +49,7 @@ def test_differences_are_refused(deployment: Deployment) -> None:
     """Another partition count, or a topic made by hand with another clean-up policy, is one sentence."""
     with KafkaAdminClient(bootstrap_servers=deployment.bootstrap_servers) as admin:
         admin.create_topics({deployment.topic("user-events"): {"num_partitions": 2, "replication_factor": 1}})
+        admin.wait_for_topics([deployment.topic("user-events")])
     with pytest.raises(BadInput, match=r"user-events has message\.timestamp\.type=CreateTime"):
         create_topics(deployment)
     with pytest.raises(BadInput, match="has 2 partitions, this deployment says 3"):

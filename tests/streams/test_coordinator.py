@@ -13,10 +13,33 @@ from plain_artifact import digest_of, plain_artifact
 
 from domain.rollout import Phase, Rollout, folded
 from schemas.deployment import Deployment
+from schemas.errors import Unavailable
+from streams.coordinator import Coordinator
 from streams.dead_letters import LetterLog
 from streams.rollout_inputs import RolloutInputs
 
-pytestmark = pytest.mark.broker
+
+class Nothing:
+    """A follower to whom nothing is ever told."""
+
+    state = Rollout()
+
+    async def read_to_end(self) -> None:
+        """See streams.coordinator.Follower."""
+
+    async def changed(self, since: Rollout) -> Rollout:
+        """See streams.coordinator.Follower."""
+        await asyncio.Event().wait()
+        return since
+
+
+def test_without_a_broker_it_gives_up_after_its_budget(caplog: pytest.LogCaptureFixture) -> None:
+    """It tries again while the budget lasts, saying so, and then ends with what the worker ends with: Unavailable."""
+    nowhere = Deployment(bootstrap_servers="127.0.0.1:1")
+    coordinator = Coordinator(nowhere, Nothing(), lambda: True, broker_budget_s=0.5)
+    with pytest.raises(Unavailable, match="writing rollout"):
+        asyncio.run(asyncio.wait_for(coordinator.run(), 20))
+    assert sum("roll-outs wait" in each.message for each in caplog.records) >= 2
 
 
 def on_topics(deployment: Deployment, story: Callable[[Log], Awaitable[None]]) -> None:
@@ -40,6 +63,7 @@ def decided(log: Log) -> list[tuple[str, str]]:
     return counted
 
 
+@pytest.mark.broker
 def test_from_publishing_to_the_roll_back(deployment: Deployment, tmp_path: Path) -> None:
     """Two versions are published, checked, built and go live; a roll-back makes the first one live again."""
 
@@ -62,6 +86,7 @@ def test_from_publishing_to_the_roll_back(deployment: Deployment, tmp_path: Path
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_a_bad_artifact_is_rejected_with_the_reason(deployment: Deployment, tmp_path: Path) -> None:
     """What fails its checks is never built, and the decision says why."""
 
@@ -76,6 +101,7 @@ def test_a_bad_artifact_is_rejected_with_the_reason(deployment: Deployment, tmp_
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_what_is_no_command_is_a_dead_letter_and_stepped_over(deployment: Deployment, tmp_path: Path) -> None:
     """Junk on model-versions has one dead letter, is refused once, and the command behind it is decided on."""
 
@@ -95,6 +121,7 @@ def test_what_is_no_command_is_a_dead_letter_and_stepped_over(deployment: Deploy
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_a_command_that_fits_nothing_is_refused(deployment: Deployment, tmp_path: Path) -> None:
     """A version that is none and terms that make no sense, whoever wrote them, are refused and harm nothing."""
 
@@ -111,6 +138,7 @@ def test_a_command_that_fits_nothing_is_refused(deployment: Deployment, tmp_path
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_only_the_owner_decides(deployment: Deployment, tmp_path: Path) -> None:
     """A worker without the partition writes nothing; once it owns it, it takes up what is waiting."""
 
@@ -125,6 +153,7 @@ def test_only_the_owner_decides(deployment: Deployment, tmp_path: Path) -> None:
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_two_at_once_converge(deployment: Deployment, tmp_path: Path) -> None:
     """Two coordinators that both decide all the while, one killed and replaced: each command counts once, in order."""
     folders = [plain_artifact(tmp_path / str(seed), training={"seed": seed}) for seed in range(3)]
@@ -156,6 +185,7 @@ def test_two_at_once_converge(deployment: Deployment, tmp_path: Path) -> None:
     on_topics(deployment, story)
 
 
+@pytest.mark.broker
 def test_the_newest_report_of_each_partition_counts(deployment: Deployment) -> None:
     """Inputs hold the newest progress by version and partition, and commands from the first undecided one on."""
 
