@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from domain.rollout import Version
     from producers.rollout_view import RolloutView
 
-__all__ = ["rate", "rollout_report", "seconds_left", "waits_for"]
+__all__ = ["rollout_report", "waits_for"]
 
 
 def rollout_report(view: RolloutView) -> dict[str, Any]:
@@ -38,29 +38,11 @@ def _version_report(view: RolloutView, version: Version) -> dict[str, Any]:
         and {
             **{name: getattr(coverage, name) for name in ("items", "written", "rejected", "share", "done", "problems")},
             "missing": list(coverage.missing),
-            "items_per_s": rate(view, version),
-            "seconds_left": seconds_left(view, version),
+            "items_per_s": coverage.items_per_s,
+            "seconds_left": coverage.seconds_left,
             "partitions": view.builds(version),
         },
     }
-
-
-def rate(view: RolloutView, version: Version) -> float:
-    """Items a second that all workers together make rows of."""
-    return sum(report["items_per_s"] for report in view.builds(version) if not report["done"])
-
-
-def seconds_left(view: RolloutView, version: Version) -> float | None:
-    """Until the slowest partition is through; None where one has not said how fast it is."""
-    if view.coverage(version).missing:
-        return None
-    left = [0.0]
-    for report in view.builds(version):
-        if not report["done"]:
-            if report["items_per_s"] <= 0:
-                return None
-            left.append(max(0, report["items"] - report["written"] - report["rejected"]) / report["items_per_s"])
-    return max(left)
 
 
 def waits_for(view: RolloutView, version: Version) -> str:
@@ -83,12 +65,16 @@ def waits_for(view: RolloutView, version: Version) -> str:
             return "`aif model promote`"
         if left_s > 0:
             return f"{span(left_s)} more in the shadow"
-        return (
-            f"a top-k overlap of {terms.min_overlap} in the shadow, see `aif model compare`"
-            if terms.min_overlap
-            else ""
-        )
+        return _shadow_wanted(view, terms.min_overlap) if terms.min_overlap else ""
     live = view.state.live
     if version.phase is Phase.RETAINED and live is not None:
         return f"a roll-back, for {span(max(0.0, version.since_ms / 1000 + live.terms.retain_s - now_s))} more"
     return ""
+
+
+def _shadow_wanted(view: RolloutView, min_overlap: float) -> str:
+    from domain.shadow import judged, sums_of, to_compare
+
+    pair = to_compare(view.state)
+    seen = judged(sums_of(pair, view.shadows.values()), min_overlap).says if pair else "no version is live"
+    return f"a top-k overlap of {min_overlap} in the shadow: {seen}; see `aif model compare`"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.durations import ago, span
-from cli.model_report import rate, rollout_report, seconds_left, waits_for
+from cli.model_report import rollout_report, waits_for
 from cli.options import deployment_options, require_broker
 from schemas.deployment import Deployment
 
@@ -177,10 +177,10 @@ def _on_its_way(view: RolloutView, version: Version) -> Iterator[Text]:
         yield _line(f"{version.name} waits for {awaited}")
     if version.phase is not Phase.BUILDING:
         return
-    coverage, left_s = view.coverage(version), seconds_left(view, version)
-    left = "time left unknown" if left_s is None else f"{span(left_s)} left"
+    coverage = view.coverage(version)
+    left = "time left unknown" if coverage.seconds_left is None else f"{span(coverage.seconds_left)} left"
     counted = f"{coverage.written:,} of {coverage.items:,} items, {coverage.rejected:,} rejected"
-    yield _line(f"all {_bar(coverage.share)}  {counted}, {rate(view, version):,.0f}/s, {left}")
+    yield _line(f"all {_bar(coverage.share)}  {counted}, {coverage.items_per_s:,.0f}/s, {left}")
     for report in view.builds(version):
         share = report["written"] / report["items"] if report["items"] else float(report["done"])
         pace = "done" if report["done"] else f"{report['items_per_s']:,.0f}/s"

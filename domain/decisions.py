@@ -44,6 +44,8 @@ class Coverage:
     written: int
     rejected: int
     done: bool  #: every partition has looked at all its items
+    items_per_s: float  #: of the partitions that are not done, together
+    seconds_left: float | None  #: of the slowest partition; None where one has not said how fast it is
     problems: Sequence[str] = field(default_factory=list)  #: what workers cannot get over
     missing: Sequence[int] = field(default_factory=list)  #: partitions that have not reported
 
@@ -61,11 +63,16 @@ def coverage_of(version: Version, progress: Mapping[tuple[str, int], BuildProgre
         if (report := progress.get((version.name, partition))) and report["build_epoch"] == version.build_epoch
     }
     found = list(reports.values())
+    unfinished = [report for report in found if not report["done"]]
+    known = len(found) == partitions and all(report["items_per_s"] > 0 for report in unfinished)
+    left = [(it["items"] - it["written"] - it["rejected"]) / it["items_per_s"] for it in unfinished] if known else []
     return Coverage(
         items=sum(report["items"] for report in found),
         written=sum(report["written"] for report in found),
         rejected=sum(report["rejected"] for report in found),
-        done=len(found) == partitions and all(report["done"] for report in found),
+        done=len(found) == partitions and not unfinished,
+        items_per_s=sum(report["items_per_s"] for report in unfinished),
+        seconds_left=max(0.0, *left, 0.0) if known else None,
         problems=sorted({report["problem"] for report in found if report["problem"]}),
         missing=[partition for partition in range(partitions) if partition not in reports],
     )

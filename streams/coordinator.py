@@ -19,8 +19,8 @@ from typing import Final, Protocol
 
 from aiokafka import AIOKafkaProducer
 
-from domain.decisions import decide
-from domain.rollout import Rollout
+from domain.decisions import coverage_of, decide
+from domain.rollout import Phase, Rollout
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import Unavailable
@@ -102,6 +102,7 @@ class Coordinator:
                     await self._step(inputs, checks, producer)
             logger.info("coordinates no more: another worker has partition 0 of item-updates")
         finally:
+            metrics.build(None)
             checks.stop()
             await producer.stop()
 
@@ -115,7 +116,11 @@ class Coordinator:
         while self._owns():
             state = self._follower.state
             checks.look_at(state.versions)
-            event = decide(state, inputs.of(state, checks.verdicts))
+            known = inputs.of(state, checks.verdicts)
+            coming = state.upcoming
+            building = coming is not None and coming.phase is Phase.BUILDING
+            metrics.build(coverage_of(coming, known.progress, known.partitions) if coming and building else None)
+            event = decide(state, known)
             if event is None:
                 return
             await self._write(event, producer)

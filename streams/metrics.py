@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import Counter, Gauge, Histogram
 
+from domain.decisions import Coverage
 from streams.fold import Writes
 
 __all__ = [
     "batch_applied",
+    "build",
     "decided",
     "fed_without_model",
     "model_loads_failed",
@@ -28,6 +32,11 @@ transaction_seconds = Histogram(
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )  # fmt: skip
 decided = Counter("aif_rollout_decisions", "Decisions that this worker wrote as the coordinator.", ["decision"])
+_build_items = Gauge(
+    "aif_build_items", "Items of the version that is building, at the coordinator; 0 where none is.", ["counted"]
+)
+_build_items_per_s = Gauge("aif_build_items_per_s", "Items a second of that build, all partitions together.")
+_build_seconds_left = Gauge("aif_build_seconds_left", "Time left of that build; NaN where it is unknown or none is.")
 model_loads_failed = Counter("aif_model_loads_failed", "Attempts to load the item model of a version that failed.")
 fed_without_model = Gauge("aif_fed_versions_without_model", "Versions whose rows fall behind: no model of theirs here.")
 rollout_unreadable = Counter("aif_rollout_unreadable", "Decisions that this build cannot read.")
@@ -48,3 +57,13 @@ def rebuilt(source: str, writes: Writes) -> None:
     """Count a committed piece of a rebuild."""
     for table, rows in writes.rows.items():
         _rebuilt.labels(table).inc(len(rows))
+
+
+def build(coverage: Coverage | None) -> None:
+    """Show how far the version that is building is; None where none is, or another worker coordinates."""
+    _build_items.labels("all").set(coverage.items if coverage else 0)
+    _build_items.labels("written").set(coverage.written if coverage else 0)
+    _build_items.labels("rejected").set(coverage.rejected if coverage else 0)
+    _build_items_per_s.set(coverage.items_per_s if coverage else 0)
+    left_s = coverage.seconds_left if coverage else None
+    _build_seconds_left.set(math.nan if left_s is None else left_s)

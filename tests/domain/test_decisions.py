@@ -201,6 +201,53 @@ def test_coverage_is_of_the_present_build_and_all_partitions() -> None:
     assert coverage_of(version, {(X, 0): reports[X, 0]}, 1).share == 1.0
 
 
+def test_a_build_takes_as_long_as_its_slowest_partition() -> None:
+    """Time left is the longest of those not done, unknown while one has not said how fast it is; rates add up."""
+    log = Log()
+    log.ask("publish")
+    log.step()
+    version = log.state.versions[0]
+
+    def pace(*said: dict[str, Any]) -> tuple[float, float | None]:
+        reports = {(X, at): report(X, at, version.build_epoch, **each) for at, each in enumerate(said)}
+        found = coverage_of(version, reports, 3)
+        return found.items_per_s, found.seconds_left
+
+    fast = {"items": 100, "written": 40, "done": False, "items_per_s": 20.0}
+    slow = {"items": 100, "written": 80, "rejected": 10, "done": False, "items_per_s": 2.0}
+    assert pace(fast, slow, {"items_per_s": 900.0}) == (22.0, 5.0)
+    assert pace(fast, slow) == (22.0, None)
+    assert pace(fast, {"done": False, "items_per_s": 0.0}, slow) == (22.0, None)
+    assert pace({}, {}, {}) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("version", "terms", "why"),
+    [
+        ("../../etc", {}, "expected 16 hex digits"),
+        (X, {"gate": 1.5}, "gate is 1.5"),
+        (X, {"gate": float("nan")}, "gate is nan"),
+        (X, {"min_overlap": -0.1}, "min_overlap is -0.1"),
+        (X, {"shadow_s": -1}, "shadow_s is -1"),
+        (X, {"retain_s": 2**62}, "retain_s is"),
+    ],
+)
+def test_what_no_version_can_be_published_with_is_refused(version: str, terms: dict[str, Any], why: str) -> None:
+    """Whoever wrote the command: a name that is no version's, shares and times that are none, change nothing."""
+    log = Log()
+    refused = log.ask("publish", version, **terms)
+    assert refused["decision"] == "refuse" and why in refused["reason"]
+    assert log.state.versions == ()
+
+
+def test_a_record_that_is_no_command_is_refused_once() -> None:
+    """It has its place in the log, which is decided on like any other: a successor does not meet it again."""
+    log = Log()
+    refused = log.step(commands=[(0, None), (1, command("rollback", ""))])
+    assert (refused["decision"], refused["command_offset"], refused["version"]) == ("refuse", 0, "")
+    assert log.step()["command_offset"] == 1 and log.rest()
+
+
 @pytest.mark.parametrize(
     ("said", "decision", "why"),
     [

@@ -10,6 +10,7 @@ import pytest
 from coordinating import Coordinating, Log
 from fleet import create_topics
 from plain_artifact import digest_of, plain_artifact
+from prometheus_client import REGISTRY
 
 from domain.rollout import Phase, Rollout, folded
 from schemas.deployment import Deployment
@@ -122,20 +123,28 @@ def test_what_is_no_command_is_a_dead_letter_and_stepped_over(deployment: Deploy
 
 
 @pytest.mark.broker
-def test_a_command_that_fits_nothing_is_refused(deployment: Deployment, tmp_path: Path) -> None:
-    """A version that is none and terms that make no sense, whoever wrote them, are refused and harm nothing."""
+def test_how_far_a_build_is_can_be_watched(deployment: Deployment, tmp_path: Path) -> None:
+    """Metrics of the coordinator's worker show items, rows and time left of the build, and nothing once it is over."""
 
     async def story(log: Log) -> None:
-        folder = plain_artifact(tmp_path / "a")
         async with Coordinating(log):
-            await log.command("publish", "../../etc", folder)
-            for terms in ({"gate": 1.5}, {"gate": float("nan")}, {"shadow_s": -1}, {"retain_s": 2**62}):
-                await log.publish(folder, **terms)
-            state = await log.until(lambda state: state.next_command == 5)
-        assert state.versions == () and len(state.refusals) == 5
-        assert "expected 16 hex digits" in state.refusals[0]["reason"]
+            name = await log.publish(plain_artifact(tmp_path / "a"))
+            state = await log.until(lambda state: (found := state.get(name)) and found.phase is Phase.BUILDING)
+            for partition in range(deployment.partitions):
+                await log.progress(name, partition, state.versions[0].build_epoch, done=False)
+            async with asyncio.timeout(10):
+                while _items("written") != 18:  # noqa: ASYNC110 - what is watched is a page
+                    await asyncio.sleep(0.02)
+            assert (_items("all"), REGISTRY.get_sample_value("aif_build_seconds_left")) == (20, 0.2)
+            await log.built(name)
+            await log.until(lambda state: state.live)
+        assert _items("all") == 0
 
     on_topics(deployment, story)
+
+
+def _items(counted: str) -> float | None:
+    return REGISTRY.get_sample_value("aif_build_items", {"counted": counted})
 
 
 @pytest.mark.broker
