@@ -121,26 +121,24 @@ def _of_tables(manifest: Manifest, deployment: Deployment) -> tuple[Any, list[st
 
     from domain.rollout import SLOTS
     from schemas.codec import codec
-    from streams.inspection import newest_stores, store_folders
+    from streams.inspection import newest_stores
 
     layout, row, item = manifest.dimensions.layout, codec("n2o_row"), codec("item_row")
     found: dict[int, bytes] = {}
-    here = {store.table for store in store_folders(deployment.data_dir) if store.group == deployment.group}
-    catalogue = newest_stores(deployment, "items")
-    for slot in here.intersection(SLOTS):  # which one has the version, only its rows say
+    for slot in SLOTS:
         for key, value in _rows(newest_stores(deployment, slot)):
             record = row.decode(value)["record"]
-            if (
-                len(record) == layout.stride
-                and np.frombuffer(record, layout.dtype)["version"][0] == manifest.version_tag
-            ):
+            fits = len(record) == layout.stride
+            if fits and np.frombuffer(record, layout.dtype)["version"][0] == manifest.version_tag:
                 found[key] = record
     if not found:
         raise BadInput(
             f"no table in {deployment.data_dir / 'tables'} has rows of model {manifest.version}: publish it and let "
             "the workers build it, or give the items as a file"
         )
-    titles = {key: item.decode(value)["title"] for key, value in _rows(catalogue) if key in found}
+    titles = {
+        key: item.decode(value)["title"] for key, value in _rows(newest_stores(deployment, "items")) if key in found
+    }
     return np.frombuffer(b"".join(found.values()), dtype=layout.dtype), [titles.get(each) for each in found]
 
 

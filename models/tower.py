@@ -8,6 +8,7 @@ make the same bytes (on one kind of machine).
 from __future__ import annotations
 
 import json
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ __all__ = ["SAMPLE_INPUTS", "LoadedTower", "n2o_records", "records_of"]
 #: Rows per call of the network: large enough for GEMM speed, small enough that a single row costs well below 1 ms.
 _CHUNK: Final = 128
 
+#: torch.export.load keeps what it reads in a global: two at once fail with an AssertionError.
+_LOADING: Final = threading.Lock()
+
 #: Where a torch.export archive keeps example inputs, always pickled by torch; ours is empty.
 SAMPLE_INPUTS: Final = "/data/sample_inputs/"
 
@@ -52,7 +56,8 @@ class LoadedTower:
         path = folder / ITEM_TOWER
         try:
             _refuse_pickles(path)
-            program = torch.export.load(path)
+            with _LOADING:
+                program = torch.export.load(path)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} cannot be loaded by torch {torch.__version__}: {error}") from error
         return cls(_graph(program), manifest, threads)
