@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ def test_exported_tower_equals_torch(
     np.testing.assert_allclose(vectors, expected[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(bridges, expected[1], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(bridges.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_towers_are_opened_side_by_side(exported: Exported) -> None:
+    """A worker that starts opens the towers of all versions that are fed at once, each in a thread of its own."""
+    with ThreadPoolExecutor(4) as four:
+        opened = list(four.map(lambda _: LoadedTower.open(exported.folder, exported.manifest), range(8)))
+    assert len(opened) == 8
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
