@@ -65,12 +65,16 @@ def waits_for(view: RolloutView, version: Version) -> str:
             return "`aif model promote`"
         if left_s > 0:
             return f"{span(left_s)} more in the shadow"
-        return (
-            f"a top-k overlap of {terms.min_overlap} in the shadow, see `aif model compare`"
-            if terms.min_overlap
-            else ""
-        )
+        return _shadow_wanted(view, terms.min_overlap) if terms.min_overlap else ""
     live = view.state.live
     if version.phase is Phase.RETAINED and live is not None:
         return f"a roll-back, for {span(max(0.0, version.since_ms / 1000 + live.terms.retain_s - now_s))} more"
     return ""
+
+
+def _shadow_wanted(view: RolloutView, min_overlap: float) -> str:
+    from domain.shadow import judged, sums_of, to_compare
+
+    pair = to_compare(view.state)
+    seen = judged(sums_of(pair, view.shadows.values()), min_overlap).says if pair else "no version is live"
+    return f"a top-k overlap of {min_overlap} in the shadow: {seen}; see `aif model compare`"

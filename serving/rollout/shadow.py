@@ -24,6 +24,7 @@ from domain.sequence import SEQUENCE
 from domain.shadow import Pair, ShadowSums, to_compare
 from serving.rollout.shadow_board import ShadowRow
 from serving.rollout.versions import Version, Versions
+from serving.tables.store import SlabKey, Store
 from serving.user.user_side import Asked
 
 __all__ = ["MOST_WAITING", "Compared", "Sampled", "Shadow", "compared_now"]
@@ -74,7 +75,7 @@ class Shadow:
         self._waiting: SimpleQueue[Sampled | None] = SimpleQueue()
         self._counting = threading.Lock()
         self._dropped = 0  #: since the thread last counted them
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
 
     def __len__(self) -> int:
@@ -86,7 +87,7 @@ class Shadow:
 
     def stop(self, within_s: float = 5.0) -> None:
         """End after the request under way; give it up after a while, and the row back."""
-        self._stopping = True
+        self._stopping.set()
         self._waiting.put(None)
         self._thread.join(within_s)
         self._row.release()
@@ -126,16 +127,29 @@ class Shadow:
             self._row.add(target.pair, seen)
 
     def _run(self) -> None:
-        while not self._stopping:
+        failing = False
+        while not self._stopping.is_set():
             try:
                 self.turn(_LOOK_S)
+                failing = False
             except Exception:  # a state that is being replaced, say: the shadow is never worth an answer
-                _log.exception("scoring in the shadow failed; it goes on with the next request")
+                if not failing:
+                    _log.exception("scoring in the shadow failed; it is tried again")
+                failing = True
+                self._stopping.wait(_LOOK_S)
 
 
-def compared_now(versions: Versions) -> Compared | None:
-    """The live and the covered version, where both are there and this process has both loaded."""
-    pair, live, other = to_compare(versions.rollout), versions.live, versions.upcoming
-    if pair is None or live is None or other is None or (pair.version, pair.live) != (other.name, live.name):
+def compared_now(versions: Versions, store: Store) -> Compared | None:
+    """The live and the covered version, where this process has both loaded and this host has the rows of both.
+
+    A version that workers have covered may still be on its way here; what it lacks until then is not its fault.
+    """
+    state, live, other = versions.rollout, versions.live, versions.upcoming
+    pair, covered = to_compare(state), state.upcoming
+    if pair is None or covered is None or live is None or other is None:
+        return None
+    if (pair.version, pair.live) != (other.name, live.name):
+        return None
+    if store.coverage(SlabKey(covered.slot, covered.tag)) < covered.terms.gate:
         return None
     return Compared(pair, live, other)

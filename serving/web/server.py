@@ -162,7 +162,7 @@ def _http(app: Application, limits: Limits, exposure: Exposure) -> uvicorn.Confi
 def _shadow(share: float, folder: StateFolder, store: Store, versions: Versions, metrics: Metrics) -> Shadow:
     """What scores in the shadow in this process."""
     row = ShadowBoard(folder.folder).claim()
-    shadow = Shadow(share, row, partial(compared_now, versions), ShadowScorer(store.users))
+    shadow = Shadow(share, row, partial(compared_now, versions, store), ShadowScorer(store.users))
     metrics.registry.register(ShadowMetrics(shadow, row))
     return shadow
 

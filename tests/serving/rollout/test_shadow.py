@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from domain.shadow import Pair, ShadowSums
-from serving.rollout.shadow import MOST_WAITING, Compared, Shadow, compared_now
+from serving.rollout.shadow import MOST_WAITING, Compared, Shadow
 from serving.rollout.shadow_board import ShadowBoard
 from serving.user.user_side import Asked
 
@@ -135,11 +135,20 @@ def test_the_thread_outlives_what_goes_wrong(board) -> None:
     assert not failures
 
 
-@pytest.mark.parametrize(
-    ("loaded", "live", "found"),
-    [(OTHER, LIVE, NOW), (None, LIVE, None), (OTHER, None, None), (LIVE, OTHER, None)],
-)
-def test_a_pair_is_compared_where_this_process_has_both(monkeypatch, loaded, live, found) -> None:
-    """What the log says is compared only by processes whose loaded versions are those."""
-    monkeypatch.setattr("serving.rollout.shadow.to_compare", lambda state: PAIR)
-    assert compared_now(SimpleNamespace(rollout=None, live=live, upcoming=loaded)) == found
+def test_what_goes_wrong_for_longer_is_said_once(board, monkeypatch, caplog) -> None:
+    """While a state cannot be read the thread looks a few times a second, and the log has one fault."""
+    turns = []
+
+    def versions():
+        turns.append(1)
+        raise OSError("no state")
+
+    monkeypatch.setattr("serving.rollout.shadow._LOOK_S", 0.02)
+    made = Shadow(1.0, board.claim(), versions, lambda sampled: ONE)
+    made.start()
+    end_s = time.monotonic() + 30
+    while len(turns) < 3 and time.monotonic() < end_s:
+        time.sleep(0.005)
+    made.stop()
+    assert len(turns) >= 3
+    assert [each.message for each in caplog.records] == ["scoring in the shadow failed; it is tried again"]

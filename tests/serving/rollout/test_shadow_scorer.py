@@ -39,7 +39,7 @@ def both(world, make_artifact):
 @pytest.fixture
 def shadow(world, both) -> Shadow:
     """A shadow that samples everything; its thread does not run."""
-    row, versions = ShadowBoard(world.folder.folder).claim(), partial(compared_now, world.versions)
+    row, versions = ShadowBoard(world.folder.folder).claim(), partial(compared_now, world.versions, world.store)
     made = Shadow(1.0, row, versions, ShadowScorer(world.store.users), chance=lambda: 0.0)
     made.turn(0)
     return made
@@ -77,7 +77,7 @@ def test_what_is_compared_is_what_both_would_have_answered(world, both, shadow, 
 
 def test_a_version_compared_with_itself_is_the_same(world, shadow) -> None:
     """Overlap and correlation 1, no drift: nothing but the version differs between the two."""
-    now = compared_now(world.versions)
+    now = compared_now(world.versions, world.store)
     shadow.offer(now.live, Asked(1, None, NOW_MS, SEQUENCE), None, np.array(ITEMS), 5)
     sampled = shadow._waiting.get()
     again = ShadowScorer(world.store.users)(sampled._replace(versions=now._replace(other=now.live)))
@@ -100,7 +100,7 @@ def test_answers_do_not_wait_for_a_scorer_that_never_ends(world, both, service, 
     """A hundred requests are answered while the shadow's thread stands; what its queue does not hold is dropped."""
     begun, free = threading.Event(), threading.Event()
     stuck = Shadow(
-        1.0, ShadowBoard(world.folder.folder).claim(), partial(compared_now, world.versions),
+        1.0, ShadowBoard(world.folder.folder).claim(), partial(compared_now, world.versions, world.store),
         lambda sampled: (begun.set(), free.wait()) and ShadowSums(requests=1), chance=lambda: 0.0,
     )  # fmt: skip
     stuck.turn(0)
@@ -119,7 +119,7 @@ def test_a_version_that_cannot_score_has_failed_and_the_live_one_is_incomparable
     world, shadow, service, monkeypatch
 ) -> None:
     """Whose fault it is is told apart, whoever is asked first, and no error leaves the scorer."""
-    now = compared_now(world.versions)
+    now = compared_now(world.versions, world.store)
     for broken, counted in ((now.other, ShadowSums(failed=2)), (now.live, ShadowSums(incomparable=2))):
         scorer = ShadowScorer(world.store.users)
 
@@ -134,6 +134,25 @@ def test_a_version_that_cannot_score_has_failed_and_the_live_one_is_incomparable
         assert scorer(sampled) + scorer(sampled) == counted
 
 
+def test_nothing_is_compared_before_this_host_has_the_rows(world, make_artifact) -> None:
+    """Live alone, building, covered by workers with rows under way, covered here: only the last is compared."""
+    world.apply("items", item_rows(ITEMS))
+    live, other = make_artifact(3), make_artifact(4)
+    world.go_live(live, ITEMS)
+    assert compared_now(world.versions, world.store) is None
+    world.build(other)
+    world.fill(other, ITEMS[:20])
+    world.load()
+    assert compared_now(world.versions, world.store) is None
+    world.decide("cover", other)
+    world.versions.settle()
+    assert compared_now(world.versions, world.store) is None
+    world.fill(other, ITEMS)
+    found = compared_now(world.versions, world.store)
+    assert found.pair == to_compare(world.state)
+    assert (found.live.name, found.other.name) == (live.version, other.version)
+
+
 def test_one_candidate_in_common_is_not_compared(world, shadow, service) -> None:
     """A request of one item, or of items that only one version knows, counts apart."""
     service.rank_here(plain_request([100, 1, 2, 3]), StageClock())
@@ -145,6 +164,7 @@ def test_deleted_items_are_nobodys(world, both, shadow, service) -> None:
     """Candidates whose row says deleted in one version are not compared."""
     gone = n2o_records(both[1].tag, [101], flags=Flag.HAS_SIGNATURE | Flag.DELETED)
     world.apply(world.state.upcoming.slot, n2o_rows(gone))
+    world.apply("items", item_rows([101], deleted=True))
     service.rank_here(plain_request([100, 101]), StageClock())
     shadow.turn(0)
     assert seen(world) == ShadowSums(incomparable=1)
