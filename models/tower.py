@@ -8,6 +8,7 @@ make the same bytes (on one kind of machine).
 from __future__ import annotations
 
 import json
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -34,6 +35,9 @@ _CHUNK: Final = 128
 #: Where a torch.export archive keeps example inputs, always pickled by torch; ours is empty.
 SAMPLE_INPUTS: Final = "/data/sample_inputs/"
 
+#: torch keeps the archive that it reads in a global: two at once fail. A take-over loads every version that is fed.
+_LOADING: Final = threading.Lock()
+
 _FIELDS: Final = itemgetter(
     "item_id", "event_time_ms", "source_topic_id", "source_offset", "category_id", "price", "deleted",
     "signature", "signature_version",
@@ -57,7 +61,8 @@ class LoadedTower:
         path = folder / ITEM_TOWER
         try:
             _refuse_pickles(path)
-            program = torch.export.load(path)
+            with _LOADING:
+                program = torch.export.load(path)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} cannot be loaded by torch {torch.__version__}: {error}") from error
         return cls(_graph(program), manifest, threads)
