@@ -21,7 +21,7 @@ from schemas.deployment import Deployment
 from schemas.errors import Unavailable
 from schemas.ids import WATERMARK_KEY
 
-__all__ = ["WARM_UP_S", "measure_freshness"]
+__all__ = ["WARM_UP_S", "measure_freshness", "timed_updates"]
 
 #: Updates due in the first seconds are sent and not counted.
 WARM_UP_S: Final = 3.0
@@ -34,7 +34,17 @@ _DRAIN_WITHIN_S: Final = 30.0
 def measure_freshness(
     deployment: Deployment, table: str, messages: Iterator[tuple[int, bytes, bytes]], per_s: int
 ) -> npt.NDArray[np.float64]:
-    """Send the messages at `per_s` a second into item-updates, which must be empty; milliseconds of each ([n]).
+    """Send the messages at `per_s` a second into item-updates; milliseconds of each ([n]), warming up left out."""
+    due, latency_ms = timed_updates(deployment, table, messages, per_s)
+    found: npt.NDArray[np.float64] = latency_ms[due >= due.min() + WARM_UP_S]
+    return found
+
+
+def timed_updates(
+    deployment: Deployment, table: str, messages: Iterator[tuple[int, bytes, bytes]], per_s: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Send the messages at `per_s` a second into item-updates; when each was due (performance counter, s), and how many
+    milliseconds later it was readable ([n] both).
 
     The first message of each partition is sent ahead and waited for: every connection is then made.
     """
@@ -43,24 +53,19 @@ def measure_freshness(
     try:
         due = _send(deployment, messages, per_s, reader)
         for partition, times in due.items():
-            reader.wait_for(partition, 1 + len(times))
+            reader.wait_for(partition, reader.first[partition] + 1 + len(times))
     finally:
         reader.stop()
-    started = min(times[0] for times in due.values())
-    return np.concatenate(
-        [
-            _latencies_ms(np.array(times), reader.seen[partition], started + WARM_UP_S)
-            for partition, times in due.items()
-        ]
-    )
+    each = [(np.array(times), reader.first[partition], reader.seen[partition]) for partition, times in due.items()]
+    return np.concatenate([times for times, _, _ in each]), np.concatenate([_latencies_ms(*one) for one in each])
 
 
-def _latencies_ms(due: npt.NDArray[np.float64], seen: list[tuple[int, float]], since: float) -> Any:
+def _latencies_ms(due: npt.NDArray[np.float64], first: int, seen: list[tuple[int, float]]) -> Any:
     # The first offset is the one sent ahead. An update is readable at the first watermark beyond its offset.
     next_offsets = np.array([offset for offset, _ in seen])
     at = np.array([when for _, when in seen])
-    readable = at[np.searchsorted(next_offsets, np.arange(1, 1 + len(due)), side="right")]
-    return 1000 * (readable - due)[due >= since]
+    readable = at[np.searchsorted(next_offsets, first + np.arange(1, 1 + len(due)), side="right")]
+    return 1000 * (readable - due)
 
 
 def _send(
@@ -82,7 +87,7 @@ def _send(
             producer.produce(topic, value, key, partition=partition)
     _flush(producer, topic)
     for partition in due:
-        reader.wait_for(partition, 1)
+        reader.wait_for(partition, reader.first[partition] + 1)
     started = time.perf_counter()
     for at, (partition, key, value) in enumerate(chain(rest, messages)):
         when = started + at / per_s
@@ -115,10 +120,16 @@ class _Reader(threading.Thread):
                 "fetch.wait.max.ms": 20,
             }
         )
-        self._consumer.assign([TopicPartition(self._topic, each, 0) for each in range(deployment.partitions)])
+        partitions = range(deployment.partitions)
+        #: By partition the source offset of the first update that is sent.
+        self.first = {each: self._end(deployment.topic("item-updates"), each) for each in partitions}
+        self._consumer.assign([TopicPartition(self._topic, each, self._end(self._topic, each)) for each in partitions])
         #: By partition: (next source offset, when it was read), in order.
         self.seen: dict[int, list[tuple[int, float]]] = {each: [] for each in range(deployment.partitions)}
         self._stopping = threading.Event()
+
+    def _end(self, topic: str, partition: int) -> int:
+        return int(self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1])
 
     def run(self) -> None:
         decode = codec("watermark").decode

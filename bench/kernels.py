@@ -111,7 +111,7 @@ def made_up(sizes: Dimensions, candidates: int, behaviours: int) -> _Case:
     folded = Folded(
         weights(h1), weights(sizes.bridges, h1), weights(sizes.signature_bits, h1), weights(sizes.attended, h1),
         weights(sizes.cross_categories, h1), (signatures(engaged), signatures(behaviours - engaged)),
-        signatures(sizes.attended), np.arange(sizes.attended) < attended, np.arange(1, 1 + sizes.cross_categories),
+        signatures(sizes.attended), np.arange(sizes.attended) < attended, np.arange(1, 1 + sizes.cross_categories), 1,
     )  # fmt: skip
     records = sizes.layout.empty(candidates)
     sizes.layout.set_vectors(records, weights(candidates, sizes.vector_dim), weights(candidates, sizes.bridges))
@@ -119,7 +119,7 @@ def made_up(sizes: Dimensions, candidates: int, behaviours: int) -> _Case:
     records["flags"] = Flag.HAS_SIGNATURE | Flag.HAS_CATEGORY
     records["category_id"] = rng.integers(0, 1000, candidates)
     rows = records.view(np.uint8).reshape(candidates, sizes.layout.stride)
-    return _Case(sizes, Head.of(arrays, sizes), folded, rows)
+    return _Case(sizes, Head.of(arrays, sizes, 1), folded, rows)
 
 
 def _steps(kernel: Kernel, case: _Case, repetitions: int) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Our worker as a measured process: the real one, with a stopwatch and, for comparisons, with the plain fold.
 
-Options of the job: `fold` is "plain", "plain-per-record" or "items"; `artifact` the folder of a model whose item tower
-computes vectors from the first record on; `restore` ends the job when the tables are restored instead of when the
-source is drained; `web_port` is where /readyz answers.
+Options of the job: `fold` is "plain", "plain-per-record" or "items"; `artifacts` the folders of models whose item
+towers compute vectors from the first record on, each into a slot of its own; `restore` ends the job when the tables are
+restored instead of when the source is drained; `web_port` is where /readyz answers.
 
 Blocks of the event loop are seen from inside: a task asks to be woken every 10 ms and notes by how much it was late,
 whatever the reason (a long callback, the interpreter lock held by an executor thread, the core taken by another one).
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from bench.job import Job, Stopwatch
 from bench.plain_fold import TABLE, PlainFold
+from domain.rollout import SLOTS
 from streams.fold import Fold, TableReader, Writes
 from streams.item_model import Feed, ItemModel
 from streams.item_updates import ItemUpdatesFold
@@ -98,11 +99,13 @@ def _worker(job: Job) -> Worker:
     if kind != "items":
         lane.fold = PlainFold(coalesce=kind == "plain")
         lane.tables = {TABLE: lane.tables[TABLE]}
-    if artifact := job.options.get("artifact"):
-        folder = Path(artifact)
+    if artifacts := [Path(each) for each in job.options.get("artifacts", ())]:
         assert isinstance(lane.fold, ItemUpdatesFold)
         # Before the first record, and not through topic rollout: nothing is to be folded twice here.
-        lane.fold.feed({"n2o_a": Feed.live(ItemModel.load(folder, folder.name, job.deployment), "n2o_a")})
+        lane.fold.feed({
+            slot: Feed.live(ItemModel.load(folder, folder.name, job.deployment), slot)
+            for slot, folder in zip(SLOTS, artifacts, strict=False)
+        })  # fmt: skip
     measurement = _Measurement(job, lane)
     worker.app.task(measurement.run)
     return worker

@@ -73,13 +73,16 @@ def fill_items(deployment: Deployment, records: int, keys: int, *, distinct: boo
 
 
 def item_updates(
-    deployment: Deployment, records: int, keys: int, *, distinct: bool = False
+    deployment: Deployment, records: int, keys: int, *, distinct: bool = False, from_ms: int | None = None
 ) -> Iterator[tuple[int, bytes, bytes]]:
-    """(partition, key, encoded ItemUpdate) of many updates of `keys` items."""
+    """(partition, key, encoded ItemUpdate) of many updates of `keys` items, a millisecond apart.
+
+    Event times begin at `from_ms`; without it they end now.
+    """
     random = np.random.default_rng(2)
     entities = np.arange(records) if distinct else random.integers(0, keys, records)
     vectors = random.standard_normal((1024, deployment.embedding_dim)).astype("<f4")
-    now_ms = int(time.time() * 1000) - records
+    now_ms = int(time.time() * 1000) - records if from_ms is None else from_ms
     encode = codec("item_update").encode
     partitions = partitions_of(entities, deployment.partitions).tolist()
     for at, (item, key, partition) in enumerate(zip(entities.tolist(), entity_keys(entities), partitions, strict=True)):

@@ -22,11 +22,12 @@ from bench.load import check_counts, fill_items, fill_plain, item_updates, prepa
 from bench.machine import Cores
 from bench.plain_fold import new_row
 from domain.partitioner import partitions_of
+from domain.rollout import SLOTS
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt, Unavailable
 from schemas.ids import entity_keys
 
-__all__ = ["MEASURES", "Bench", "Figure"]
+__all__ = ["MEASURES", "Bench", "Figure", "lane_with_tower", "wait_ready"]
 
 #: What a measurement found: figures by name; "value" is the one that the key of the run stands for.
 Figure = dict[str, float]
@@ -49,7 +50,7 @@ class Bench:
     #: Seconds that a single process may take.
     within_s: float = 600.0
     _runs: int = 0
-    _artifact: str = field(default="")
+    _artifacts: dict[int, str] = field(default_factory=dict)
 
     @contextmanager
     def deployment(self) -> Iterator[Deployment]:
@@ -70,13 +71,13 @@ class Bench:
         """Run a measured process to its end."""
         return run(module, job, self.cores.measured, self.within_s)
 
-    @property
-    def artifact(self) -> str:
-        """The folder of a model with random weights, made once."""
-        if not self._artifact:
+    def artifact(self, seed: int = 1) -> str:
+        """The folder of a model with random weights, made once for each seed."""
+        if seed not in self._artifacts:
             deployment = Deployment(bootstrap_servers=self.bootstrap_servers, data_dir=self.folder)
-            self._artifact = self.run("bench.untrained_model", Job.of(deployment, 0))["artifact"]
-        return self._artifact
+            made = self.run("bench.untrained_model", Job.of(deployment, 0, seed=seed))
+            self._artifacts[seed] = made["artifact"]
+        return self._artifacts[seed]
 
 
 def _rate(found: dict[str, Any]) -> Figure:
@@ -102,13 +103,15 @@ def _lane(bench: Bench, fold: str) -> Figure:
         return _rate(found)
 
 
-def _lane_with_tower(bench: Bench, records: int, *, distinct: bool = False) -> Figure:
-    artifact = bench.artifact
+def lane_with_tower(bench: Bench, records: int, *, distinct: bool = False, slots: int = 1) -> Figure:
+    """Item updates with vectors, of as many versions as `slots`."""
+    artifacts = [bench.artifact(seed) for seed in range(1, 1 + slots)]
     with bench.deployment() as deployment:
         fill_items(deployment, records, bench.keys, distinct=distinct)
-        job = Job.of(deployment, records, fold="items", artifact=artifact, web_port=free_port())
+        job = Job.of(deployment, records, fold="items", artifacts=artifacts, web_port=free_port())
         found = bench.run(_LANE, job)
-        items, vectors = (set(read_changelog(deployment, deployment.changelog(t)).newest) for t in ("items", "n2o_a"))
+        tables = ("items", SLOTS[slots - 1])
+        items, vectors = (set(read_changelog(deployment, deployment.changelog(table)).newest) for table in tables)
         if items != vectors or (distinct and len(items) != records):
             raise Corrupt(f"{len(items)} items, {len(vectors)} vectors of {records} updates: the figure means nothing")
         return _rate(found)
@@ -152,13 +155,13 @@ def _stock_recovery(bench: Bench) -> Figure:
 
 
 def _freshness(bench: Bench, per_s: int = 5_000, seconds: int = 15) -> Figure:
-    artifact, records = bench.artifact, per_s * seconds
+    artifacts, records = [bench.artifact()], per_s * seconds
     with bench.deployment() as deployment:
         messages = iter(list(item_updates(deployment, records, bench.keys)))
         port = free_port()
-        job = Job.of(deployment, records, fold="items", artifact=artifact, web_port=port)
+        job = Job.of(deployment, records, fold="items", artifacts=artifacts, web_port=port)
         with launched(_LANE, job, bench.cores.measured) as worker:
-            _wait_ready(port, worker.alive)
+            wait_ready(port, worker.alive)
             found_ms = measure_freshness(deployment, "n2o_a", messages, per_s)
             found = worker.result(bench.within_s)
         p50, p99 = np.percentile(found_ms, [50, 99])
@@ -169,7 +172,8 @@ def _freshness(bench: Bench, per_s: int = 5_000, seconds: int = 15) -> Figure:
         }  # fmt: skip
 
 
-def _wait_ready(port: int, alive: Callable[[], bool], within_s: float = 60.0) -> None:
+def wait_ready(port: int, alive: Callable[[], bool], within_s: float = 60.0) -> None:
+    """Return when the worker on a port has its partitions. Raises Unavailable."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline and alive():
         # Not listening yet, or 503 until its partitions are restored.
@@ -194,7 +198,7 @@ def _compacted_topic(deployment: Deployment, topic: str) -> None:
 MEASURES: Final[dict[str, Callable[[Bench], Figure]]] = {
     "item_updates_per_s": lambda bench: _lane(bench, "plain"),
     "item_updates_row_per_record_per_s": lambda bench: _lane(bench, "plain-per-record"),
-    "item_updates_with_tower_per_s": lambda bench: _lane_with_tower(bench, bench.records // 2),
+    "item_updates_with_tower_per_s": lambda bench: lane_with_tower(bench, bench.records // 2),
     "raw_per_s": lambda bench: _rival(bench, "bench.rivals.raw", bench.records),
     "quix_per_s": lambda bench: _rival(bench, "bench.rivals.quix", bench.records),
     "quix_exactly_once_per_s": lambda bench: _rival(bench, "bench.rivals.quix", bench.records, exactly_once=True),
@@ -203,7 +207,7 @@ MEASURES: Final[dict[str, Callable[[Bench], Figure]]] = {
     "stock_recovery_rows_per_s": _stock_recovery,
     "freshness_ms": _freshness,
     "peak_rss_mb": lambda bench: {
-        **(million := _lane_with_tower(bench, _MILLION, distinct=True)),
+        **(million := lane_with_tower(bench, _MILLION, distinct=True)),
         "value": million["peak_rss_mb"],
     },
 }

@@ -11,7 +11,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -61,18 +61,25 @@ class _Connection:
     whole: int = 0  #: length of the answer, 0 while its head is not there
 
 
-def drive(port: int, requests: Sequence[bytes], per_s: float | None, connections: int) -> Outcome:
+def drive(
+    port: int, requests: Sequence[bytes], per_s: float | None, connections: int,
+    answered: Callable[[bytes], None] = lambda body: None,
+) -> Outcome:  # fmt: skip
     """Send each request when it is due, at `per_s` a second; None makes all due at once, so that every connection is
     always busy: the rate that comes out is what the server can do.
 
-    Raises Unavailable where the server closes, stays silent, or answers anything but 200.
+    `answered` is called with the body of each answer. Raises Unavailable where the server closes, stays silent, or
+    answers anything but 200.
     """
-    return _Drive(port, requests, per_s, connections).run()
+    return _Drive(port, requests, per_s, connections, answered).run()
 
 
 class _Drive:
-    def __init__(self, port: int, requests: Sequence[bytes], per_s: float | None, connections: int) -> None:
-        self._requests = requests
+    def __init__(
+        self, port: int, requests: Sequence[bytes], per_s: float | None, connections: int,
+        answered: Callable[[bytes], None],
+    ) -> None:  # fmt: skip
+        self._requests, self._answered = requests, answered
         self._due_s = np.arange(len(requests)) / per_s if per_s else np.zeros(len(requests))
         self._latency_ms = np.empty(len(requests))
         self._poll = select.epoll()
@@ -142,6 +149,7 @@ class _Drive:
             return False
         self._latency_ms[connection.number] = 1000 * (time.perf_counter() - self._due_s[connection.number])
         self._last = _body(bytes(connection.received))
+        self._answered(self._last)
         connection.received.clear()
         connection.whole, connection.number = 0, -1
         self._free.append(connection)

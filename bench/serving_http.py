@@ -1,4 +1,4 @@
-"""The real `aif serve` over a filled folder, without a broker, and what its answers cost over HTTP.
+"""The real `aif serve`, and what its answers cost over HTTP.
 
 The server has one core to itself, this process, which is the client, another one.
 """
@@ -22,6 +22,7 @@ import orjson
 from bench.job import free_port, pinned
 from bench.open_loop import post
 from bench.serving_world import TOP_K, World, user_id
+from schemas.deployment import Deployment
 from schemas.errors import Unavailable
 from serving.web.binary import MEDIA_TYPE, BinaryRequest, encode_request
 
@@ -39,12 +40,14 @@ _NO_BROKER: Final = "127.0.0.1:1"
 class Server:
     """A running `aif serve`."""
 
-    def __init__(self, world: World, core: int | None) -> None:
+    def __init__(self, deployment: Deployment, log: Path, core: int | None) -> None:
+        """On a deployment whose workers' tables are in its data folder; what it says goes to `log`."""
         self.port = free_port()
-        self._log = world.folder / "server.log"
+        self._log = log
         command = [
-            sys.executable, "-m", "cli.main", "serve", "--port", str(self.port), "--data-dir", str(world.data_dir),
-            "--partitions", "1", "--bootstrap-servers", _NO_BROKER,
+            sys.executable, "-m", "cli.main", "serve", "--port", str(self.port),
+            "--data-dir", str(deployment.data_dir), "--partitions", str(deployment.partitions),
+            "--bootstrap-servers", deployment.bootstrap_servers, "--prefix", deployment.prefix,
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIF_")}
         with self._log.open("ab") as log, pinned(core):
@@ -101,8 +104,9 @@ class Server:
 
 @contextmanager
 def served(world: World, core: int | None) -> Iterator[Server]:
-    """A ready server while the block runs."""
-    server = Server(world, core)
+    """A ready server over a filled folder, without a broker, while the block runs."""
+    deployment = Deployment(bootstrap_servers=_NO_BROKER, partitions=1, data_dir=world.data_dir)
+    server = Server(deployment, world.folder / "server.log", core)
     try:
         yield server
     finally:

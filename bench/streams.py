@@ -16,7 +16,7 @@ from bench.measures import MEASURES, Bench, Figure
 from cli.local_broker import LocalBroker
 from schemas.errors import BadInput
 
-__all__ = ["MILLION", "measure"]
+__all__ = ["MILLION", "measure", "own_broker"]
 
 #: Left out unless asked for: it takes minutes.
 MILLION: Final = "peak_rss_mb"
@@ -45,7 +45,7 @@ def measure(keys: Sequence[str], records: int, entities: int, repetitions: int, 
     cores = Cores.available()
     surroundings = machine(cores)
     runs: dict[str, list[Figure]] = {key: [] for key in chosen}
-    with pinned(cores.rest), _broker() as (servers, folder):
+    with pinned(cores.rest), own_broker() as (servers, folder):
         bench = Bench(servers, folder, cores, records, entities)
         # In turn and not one after the other: what disturbs the machine for a minute then hits all candidates.
         for repetition in range(repetitions):
@@ -67,7 +67,7 @@ def measure(keys: Sequence[str], records: int, entities: int, repetitions: int, 
 
 
 @contextmanager
-def _broker() -> Iterator[tuple[str, Path]]:
+def own_broker() -> Iterator[tuple[str, Path]]:
     """A broker of this run alone, in a folder of its own; both are gone at the end."""
     with tempfile.TemporaryDirectory(prefix="aif-bench-") as folder:
         broker = LocalBroker(Path(folder), os.environ)

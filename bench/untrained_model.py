@@ -1,4 +1,4 @@
-"""An artifact whose weights are random: the item tower costs the same as a trained one's.
+"""An artifact whose weights are random, of a `seed`: the item tower costs the same as a trained one's.
 
 A process of its own (bench/job.py), so that the bench itself never loads torch.
 """
@@ -16,7 +16,7 @@ from models.export import export
 def main(job: Job) -> None:
     """Write the artifact of the default model below the job's folder."""
     deployment = job.deployment
-    torch.manual_seed(1)
+    torch.manual_seed(job.options.get("seed", 1))
     model = AIF(ModelConfig.of(deployment))
     exported = export(model, {"note": "random weights, for measurements"}, deployment.data_dir / "artifacts")
     job.report(artifact=str(exported.folder))

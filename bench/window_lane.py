@@ -10,7 +10,7 @@ from bench.job import Job, free_port, pinned
 from bench.load import produce, read_changelog
 from bench.machine import Cores
 from bench.measures import Bench, Figure, _rate
-from bench.streams import _broker
+from bench.streams import own_broker
 from bench.window_load import user_batches
 from domain.partitioner import partitions_of
 from schemas.codec import codec
@@ -30,7 +30,7 @@ def measure_lane(events: int, users: int) -> dict[str, Any]:
     The CPU time is the whole worker's, the activity lane behind the user lane included.
     """
     cores = Cores.available()
-    with pinned(cores.rest), _broker() as (servers, folder):
+    with pinned(cores.rest), own_broker() as (servers, folder):
         bench = Bench(servers, folder, cores, events, users)
         uniform, hot = _ours(bench, 0.0), _ours(bench, 0.1)
         rival = _quix(bench)

@@ -19,6 +19,7 @@ from models.reference import user_feed
 from models.tower import LoadedTower
 from schemas.errors import ArtifactError
 from schemas.records import ACTIONS
+from serving.joining import ItemRows
 from serving.kernels import kernel, prepare, score_rows
 from serving.rollout.versions import load_head
 from serving.user.user_phase import UserPhase
@@ -78,10 +79,11 @@ def _user_side(folder: Path, manifest: Manifest) -> list[Target]:
     """The user phase beside its graph as it is written, and a user's scores beside the formula."""
     sizes = manifest.dimensions
     graph = (folder / USER_PHASE).read_bytes()
-    phase, head = UserPhase(graph, sizes), load_head((folder / HEAD).read_bytes(), sizes)
+    tag = manifest.version_tag
+    phase, head = UserPhase(graph, sizes, tag), load_head((folder / HEAD).read_bytes(), sizes, tag)
     user, records = _user(manifest)
     behaviours = records[: sizes.long_behaviours]
-    folded = phase.run(user, behaviours[None], np.ones((1, len(behaviours)), dtype=np.bool_))[0]
+    folded = phase.run(user, ItemRows.checked(tag, behaviours))[0]
 
     plain = onnxruntime.SessionOptions()
     plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -91,7 +93,7 @@ def _user_side(folder: Path, manifest: Manifest) -> list[Target]:
     of_phase = max(_difference(unfused[name], getattr(folded, name)) for name in _OUTPUTS)
 
     candidates = np.ascontiguousarray(records[-_CANDIDATES:])
-    served = score_rows(prepare(head, sizes, folded), candidates.view(np.uint8).reshape(_CANDIDATES, -1))
+    served = score_rows(prepare(head, sizes, folded), ItemRows.checked(tag, candidates))
     with np.load(folder / HEAD, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     of_user = {name: value[0] for name, value in feed.items()}

@@ -13,7 +13,7 @@ import click
 
 from schemas.errors import BadInput
 
-__all__ = ["command", "kernels", "serving", "streams", "windows"]
+__all__ = ["command", "kernels", "rollout", "serving", "streams", "windows"]
 
 
 @click.group("bench")
@@ -210,6 +210,50 @@ def serving(as_json: bool, items: int, repetitions: int, only: str, folder: Path
     keys = [key.strip() for key in only.split(",") if key.strip()]
     found = measure_serving(keys, Sizes(items=items, rounds=repetitions), folder, console.print)
     click.echo(json.dumps(found) if as_json else serving_table(found))
+
+
+@command.command(
+    "rollout",
+    epilog="""\b
+Examples:
+  aif bench rollout                              rebuild, live updates, freshness beside it, flip and roll-back
+  aif bench rollout --json | tail -1             one JSON object
+  aif bench rollout --only rebuild,flip          two of rebuild, updates, freshness, flip
+""",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on one line instead of a table.")
+@click.option(
+    "--items", default=200_000, show_default=True, type=click.IntRange(10_000), help="Items of the catalogue."
+)
+@click.option("--repetitions", default=3, show_default=True, type=click.IntRange(1, 3), help="Medians are shown.")
+@click.option("--only", default="", metavar="NAME,...", help="Measure these parts alone.")
+def rollout(as_json: bool, items: int, repetitions: int, only: str) -> None:
+    """A new model version: its rebuild beside the limit, and what those who are served notice of it.
+
+    Worker and server on one core, on a broker of its own. Needs what `aif bench streams` and `serving` need. Nothing
+    else should run meanwhile.
+    """
+    _find_checkout()
+    missing = [
+        name for name in ("bench", "confluent_kafka", "numba", "onnxruntime", "torch")
+        if importlib.util.find_spec(name) is None
+    ]  # fmt: skip
+    if missing:
+        raise BadInput(f"{', '.join(missing)} cannot be imported: `pip install -e '.[bench]'` in a checkout")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the processes that it starts, as in a server
+    from rich.console import Console
+
+    from bench.rollout import measure_rollout
+
+    keys = [key.strip() for key in only.split(",") if key.strip()]
+    found = measure_rollout(keys, items, repetitions, Console(stderr=True).print)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for name, value in found.items():
+        if name not in ("machine", "commit", "versions"):
+            click.echo(f"{name:40} {value if isinstance(value, int | float) else json.dumps(value)}")
+    click.echo(f"{found['machine']['cpu']}, {found['machine']['kernel']}, commit {found['commit']}")
 
 
 def _find_checkout() -> None:

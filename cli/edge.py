@@ -119,15 +119,18 @@ def _of_tables(manifest: Manifest, deployment: Deployment) -> tuple[Any, list[st
     """Records of the model's version in this machine's tables, and their titles."""
     import numpy as np
 
+    from domain.rollout import SLOTS
     from schemas.codec import codec
     from streams.inspection import newest_stores
 
     layout, row, item = manifest.dimensions.layout, codec("n2o_row"), codec("item_row")
     found: dict[int, bytes] = {}
-    for key, value in _rows(newest_stores(deployment, "n2o_a")):
-        record = row.decode(value)["record"]
-        if len(record) == layout.stride and np.frombuffer(record, layout.dtype)["version"][0] == manifest.version_tag:
-            found[key] = record
+    for slot in SLOTS:
+        for key, value in _rows(newest_stores(deployment, slot)):
+            record = row.decode(value)["record"]
+            fits = len(record) == layout.stride
+            if fits and np.frombuffer(record, layout.dtype)["version"][0] == manifest.version_tag:
+                found[key] = record
     if not found:
         raise BadInput(
             f"no table in {deployment.data_dir / 'tables'} has rows of model {manifest.version}: publish it and let "

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 _WATCH_EVERY_S = 5.0
-_COLUMNS = ("compared", "failed", "dropped", "skipped", "overlap", "correlation", "drift", "shift", "live ms", "ms")
+_COLUMNS = ("requests", "failed", "dropped", "skipped", "overlap", "correlation", "drift", "shift", "live ms", "its ms")
 
 
 @click.command()
@@ -94,10 +94,14 @@ class Seen:
         rows = [(each["node"], sums_of(self.pair, [each])) for each in self.reports]
         if len(rows) > 1:
             rows.append(("total", self.total))
-        width = max(len("node"), *(len(name) for name, _ in rows))
-        table = [f"{'node':<{width}}" + "".join(f"{column:>12}" for column in _COLUMNS)]
-        table += [f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in _cells(sums)) for name, sums in rows]
-        return [f"{self.pair.version} beside {self.pair.live}, which is live", *table, self.says]
+        cells = [("node", *_COLUMNS), *((name, *_cells(sums)) for name, sums in rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        table = [
+            name.ljust(widths[0]) + "".join(cell.rjust(width + 2) for cell, width in zip(row, widths[1:], strict=True))
+            for name, *row in cells
+        ]
+        is_or_was = "is compared with" if self.goes_on else "was compared with"
+        return [f"{self.pair.version} {is_or_was} {self.pair.live}", *table, self.says]
 
 
 def seen(state: Rollout, reports: Sequence[ShadowReport], version: str | None) -> Seen:

@@ -177,8 +177,8 @@ def _explained(made: Recomputed, item_id: int) -> dict[str, Any]:
 def _text(report: dict[str, Any]) -> str:
     applied = ", ".join(
         f"{table}-{partition} below {offset}"
-        for table in ("users", "n2o_a")
-        for partition, offset in report["applied"].get(table, {}).items()
+        for table, partitions in report["applied"].items()
+        for partition, offset in partitions.items()
     )
     row = "none" if report["user_row_offset"] is None else f"offset {report['user_row_offset']}"
     lines = [

@@ -6,11 +6,8 @@ that is absent, or not finite, is 0 together with its `has_…` column being 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -18,21 +15,16 @@ import numpy.typing as npt
 
 from domain.activity_row import ACTIVITY_FEATURES, Snapshots
 from domain.artifact import Dimensions
-from schemas.errors import BadInput
-from schemas.ids import hashed_id
+from domain.item_columns import NAMED_COLUMNS, CatalogueColumns
 from schemas.records import ItemRow, ItemUpdate
 
-__all__ = ["ITEM_NUMERIC", "ItemInputs", "category_buckets", "item_inputs", "packed_column"]
+__all__ = ["ITEM_NUMERIC", "ItemInputs", "category_buckets", "inputs_of", "item_inputs"]
 
-#: Further features (the `numeric` map of an item) share this many columns, by hash of their name: any log's names work.
-_NAMED_COLUMNS: Final = 4
 _PRICE, _HAS_PRICE, _HAS_EMBEDDING, _HAS_CATEGORY, _NAMED = range(5)
-_ACTIVITY: Final = _NAMED + _NAMED_COLUMNS
+_ACTIVITY: Final = _NAMED + NAMED_COLUMNS
 #: Columns of `ItemInputs.numeric`: log1p price, has price, has embedding, has category, the named features, and the
 #: snapshot of the item's activity.
 ITEM_NUMERIC: Final = _ACTIVITY + ACTIVITY_FEATURES
-
-_FIELDS: Final = itemgetter("embedding", "category_id", "price", "numeric")
 
 
 @dataclass(frozen=True)
@@ -64,23 +56,24 @@ def item_inputs(
 
     Raises BadInput where an embedding has another length than `dims` says.
     """
-    embeddings, categories, prices, named = zip(*map(_FIELDS, rows), strict=True) if rows else ((), (), (), ())
-    raw, has_embedding = packed_column(embeddings, 4 * dims.embedding_dim, "embedding")
-    embedding, usable = _unit_scale(raw.view("<f4").astype(np.float32, copy=False))
-    has_category = np.array([category is not None for category in categories], dtype=bool)
-    category = np.array([category or 0 for category in categories], dtype=np.int64)
-    price = np.array(prices, dtype=np.float64)
-    has_price = np.isfinite(price)
+    return inputs_of(CatalogueColumns.of(rows, dims.embedding_dim), dims, activity)
 
-    numeric = np.zeros((len(rows), ITEM_NUMERIC), dtype=np.float32)
-    numeric[:, _PRICE] = _signed_log1p(np.where(has_price, price, 0.0))
+
+def inputs_of(columns: CatalogueColumns, dims: Dimensions, activity: Snapshots | None = None) -> ItemInputs:
+    """Tower inputs of rows by the column."""
+    embedding, usable = _unit_scale(columns.embedding.view("<f4").astype(np.float32, copy=False))
+    has_price = np.isfinite(columns.price)
+    numeric = np.zeros((len(columns.price), ITEM_NUMERIC), dtype=np.float32)
+    numeric[:, _PRICE] = _signed_log1p(np.where(has_price, columns.price, 0.0))
     numeric[:, _HAS_PRICE] = has_price
-    numeric[:, _HAS_EMBEDDING] = has_embedding & usable
-    numeric[:, _HAS_CATEGORY] = has_category
-    _add_named(numeric, named)
+    numeric[:, _HAS_EMBEDDING] = columns.has_embedding & usable
+    numeric[:, _HAS_CATEGORY] = columns.has_category
+    numeric[:, _NAMED:_ACTIVITY] = columns.named
     if activity is not None:
         numeric[:, _ACTIVITY:] = activity.features
-    return ItemInputs(embedding, category_buckets(category, has_category, dims.category_buckets), numeric)
+    return ItemInputs(
+        embedding, category_buckets(columns.category, columns.has_category, dims.category_buckets), numeric
+    )
 
 
 def category_buckets(
@@ -91,22 +84,6 @@ def category_buckets(
         mixed = categories.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(32)  # the product's upper bits are the well mixed ones
     return np.where(present, 1 + (mixed % np.uint64(buckets - 1)).astype(np.int64), 0)
-
-
-def packed_column(
-    values: Sequence[bytes | None], width: int, what: str
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Fixed-size bytes of many rows ([n, width] uint8, zeros where None) and where they were present ([n] bool).
-
-    Raises BadInput naming `what` where a value has another length.
-    """
-    blank = bytes(width)
-    filled = [blank if value is None else value for value in values]
-    if set(map(len, filled)) - {width}:
-        found = next(len(value) for value in filled if len(value) != width)
-        raise BadInput(f"{what} has {found} bytes, the model expects {width}: check AIF_EMBEDDING_DIM and the artifact")
-    present = np.array([value is not None for value in values], dtype=bool)
-    return np.frombuffer(b"".join(filled), dtype=np.uint8).reshape(len(filled), width), present
 
 
 def _unit_scale(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -121,22 +98,3 @@ def _unit_scale(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.floa
 
 def _signed_log1p(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.copysign(np.log1p(np.abs(values)), values), dtype=np.float64)
-
-
-def _add_named(numeric: npt.NDArray[np.float32], named: Sequence[dict[str, float]]) -> None:
-    rows: list[int] = []
-    columns: list[int] = []
-    values: list[float] = []
-    for row, features in enumerate(named):
-        for name in sorted(features):  # a map has no order, and the sum of floats has one
-            if math.isfinite(value := features[name]):
-                rows.append(row)
-                columns.append(_named_column(name))
-                values.append(value)
-    if rows:
-        np.add.at(numeric, (rows, columns), _signed_log1p(np.array(values)).astype(np.float32))
-
-
-@lru_cache(maxsize=4096)
-def _named_column(name: str) -> int:
-    return _NAMED + hashed_id(name) % _NAMED_COLUMNS

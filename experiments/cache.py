@@ -33,6 +33,7 @@ from models.aif import AIF
 from models.config import ModelConfig
 from models.export import export
 from producers.datasets import open_dataset
+from serving.joining import ItemRows
 from serving.kernels import Head, prepare
 from serving.user.user_phase import UserPhase
 from serving.user.user_states import ENTRY_BYTES
@@ -213,34 +214,35 @@ def _measured() -> tuple[Sizes, Costs]:
     model = AIF(ModelConfig())
     with tempfile.TemporaryDirectory() as folder:
         exported = export(model, {}, Path(folder))
-        dims = exported.manifest.dimensions
-        phase = UserPhase((exported.folder / USER_PHASE).read_bytes(), dims)
+        dims, tag = exported.manifest.dimensions, exported.manifest.version_tag
+        phase = UserPhase((exported.folder / USER_PHASE).read_bytes(), dims, tag)
         with np.load(exported.folder / HEAD) as arrays:
-            head = Head.of(dict(arrays), dims)
-    batches = {count: _somebody(dims, count) for count in (1, _BATCH)}
+            head = Head.of(dict(arrays), dims, tag)
+    batches = {count: _somebody(dims, tag, count) for count in (1, _BATCH)}
     folded = phase.run(*batches[1])[0]
     row = dims.hidden[0] * 4
     state = prepare(head, dims, folded).nbytes - row * dims.cross_categories + ENTRY_BYTES
     times = []
-    for inputs, records, known in batches.values():
+    for inputs, rows in batches.values():
         spent = []
         for _ in range(_RUNS):
             start = time.thread_time()
-            for each in phase.run(inputs, records, known):
+            for each in phase.run(inputs, rows):
                 prepare(head, dims, each)
             spent.append((time.thread_time() - start) * 1000)
         times.append(min(spent))
     return Sizes(state, row, row + ENTRY_BYTES), Costs(*times)
 
 
-def _somebody(dims: Dimensions, users: int) -> tuple[UserInputs, npt.NDArray[Any], npt.NDArray[np.bool_]]:
+def _somebody(dims: Dimensions, tag: int, users: int) -> tuple[UserInputs, ItemRows]:
     """Users with as many behaviours as the model reads at most, all with rows."""
     shape = users, dims.long_behaviours
     rng = np.random.default_rng(1)
-    records = dims.layout.empty(users * dims.long_behaviours).reshape(shape)
+    records = dims.layout.empty(users * dims.long_behaviours)
+    records["version"] = tag
     records["flags"] = Flag.HAS_SIGNATURE | Flag.HAS_CATEGORY
     records["signature"] = rng.integers(0, 256, records["signature"].shape)
-    records["category_id"] = rng.integers(0, 2 * dims.cross_categories, shape)
+    records["category_id"] = rng.integers(0, 2 * dims.cross_categories, len(records))
     inputs = UserInputs(
         windows=np.zeros((users, dims.user_features), dtype=np.float32),
         item_ids=np.zeros(shape, dtype=np.int64),
@@ -248,7 +250,7 @@ def _somebody(dims: Dimensions, users: int) -> tuple[UserInputs, npt.NDArray[Any
         ages=np.ones(shape, dtype=np.float32),
         present=np.ones(shape, dtype=np.bool_),
     )
-    return inputs, records, inputs.present
+    return inputs, ItemRows.checked(tag, records)
 
 
 def _requests(views: Iterator[tuple[float, int, int]], count: int) -> list[Request]:

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.duplicates import find_duplicates
-from domain.item_features import ItemInputs, item_inputs, packed_column
+from domain.item_columns import packed_column
+from domain.item_features import ItemInputs, item_inputs
 from domain.lsh import hyperplanes, signatures
 from models.config import ModelConfig
 from schemas.errors import BadInput

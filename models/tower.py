@@ -11,7 +11,6 @@ import json
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,26 +21,22 @@ from torch.export.graph_signature import InputKind
 
 from domain.activity_row import Snapshots
 from domain.artifact import ITEM_TOWER, Manifest
-from domain.item_features import ItemInputs, item_inputs, packed_column
+from domain.item_columns import ItemColumns, RowFormat
+from domain.item_features import ItemInputs, inputs_of
 from domain.n2o import Flag, N2OLayout
 from schemas.errors import ArtifactError
 from schemas.records import ItemRow
 
-__all__ = ["SAMPLE_INPUTS", "LoadedTower", "n2o_records"]
+__all__ = ["SAMPLE_INPUTS", "LoadedTower", "n2o_records", "records_of"]
 
 #: Rows per call of the network: large enough for GEMM speed, small enough that a single row costs well below 1 ms.
 _CHUNK: Final = 128
 
-#: Where a torch.export archive keeps example inputs, always pickled by torch; ours is empty.
-SAMPLE_INPUTS: Final = "/data/sample_inputs/"
-
-#: torch keeps the archive that it reads in a global: two at once fail. A take-over loads every version that is fed.
+#: torch.export.load keeps what it reads in a global: two at once fail with an AssertionError.
 _LOADING: Final = threading.Lock()
 
-_FIELDS: Final = itemgetter(
-    "item_id", "event_time_ms", "source_topic_id", "source_offset", "category_id", "price", "deleted",
-    "signature", "signature_version",
-)  # fmt: skip
+#: Where a torch.export archive keeps example inputs, always pickled by torch; ours is empty.
+SAMPLE_INPUTS: Final = "/data/sample_inputs/"
 
 
 class LoadedTower:
@@ -122,32 +117,37 @@ def n2o_records(
 ) -> npt.NDArray[Any]:
     """The N2O records of catalogue rows and their items' activity ([n] of `layout.dtype`), in their order.
 
-    A signature of other hyperplanes than the model was trained with is left out, as if the item had none. Raises
-    BadInput where an embedding or signature is of another length than the model's.
+    Raises BadInput where an embedding or signature is of another length than the model's.
     """
-    records = layout.empty(len(rows))
-    if not rows:
+    manifest = tower.manifest
+    row_format = RowFormat(manifest.dimensions.embedding_dim, layout.signature_bits, manifest.signature_version)
+    return records_of(ItemColumns.of(rows, row_format), activity, tower, layout, version_tag)
+
+
+def records_of(
+    items: ItemColumns, activity: Snapshots, tower: LoadedTower, layout: N2OLayout, version_tag: int
+) -> npt.NDArray[Any]:
+    """`n2o_records` of rows by the column, whose signatures of other hyperplanes than the model's are left out."""
+    records = layout.empty(len(items))
+    if not len(items):
         return records
-    ids, times, topics, offsets, categories, prices, deleted, packed, versions = zip(*map(_FIELDS, rows), strict=True)
-    records["item_id"] = ids
-    records["event_time_ms"] = times
-    records["source_topic_id"] = topics
-    records["source_offset"] = offsets
+    columns = items.catalogue
+    records["item_id"] = items.item_id
+    records["event_time_ms"] = items.event_time_ms
+    records["source_topic_id"] = items.source_topic_id
+    records["source_offset"] = items.source_offset
     records["version"] = version_tag
     records["snapshot_ms"] = activity.made_ms
-    records["category_id"] = [category or 0 for category in categories]
+    records["category_id"] = columns.category
     with np.errstate(over="ignore"):
-        price = np.array(prices, dtype=np.float64).astype(np.float32)
+        price = columns.price.astype(np.float32)
     has_price = np.isfinite(price)
     records["price"] = np.where(has_price, price, 0)
-
-    version = tower.manifest.signature_version
-    usable = [value if made_by == version else None for value, made_by in zip(packed, versions, strict=True)]
-    records["signature"], has_signature = packed_column(usable, layout.signature_bits // 8, "signature")
-    flags = np.where(deleted, np.uint32(Flag.DELETED), np.uint32(0))
-    flags |= np.where([category is not None for category in categories], np.uint32(Flag.HAS_CATEGORY), np.uint32(0))
+    records["signature"] = items.signature
+    flags = np.where(items.deleted, np.uint32(Flag.DELETED), np.uint32(0))
+    flags |= np.where(columns.has_category, np.uint32(Flag.HAS_CATEGORY), np.uint32(0))
     flags |= np.where(has_price, np.uint32(Flag.HAS_PRICE), np.uint32(0))
-    flags |= np.where(has_signature, np.uint32(Flag.HAS_SIGNATURE), np.uint32(0))
+    flags |= np.where(items.has_signature, np.uint32(Flag.HAS_SIGNATURE), np.uint32(0))
     records["flags"] = flags
-    layout.set_vectors(records, *tower(item_inputs(rows, tower.manifest.dimensions, activity)))
+    layout.set_vectors(records, *tower(inputs_of(columns, tower.manifest.dimensions, activity)))
     return records

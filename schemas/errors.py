@@ -9,6 +9,7 @@
     │   └── ArtifactError  a model artifact that fails its checks
     ├── Unavailable        the surroundings': broker or disk; retriable within a budget
     └── Corrupt            nobody's guess: state that contradicts itself; crash loudly
+        └── VersionMismatch  parts of different model versions were about to be joined; no answer is made of them
 
 A message always says what was expected, what was found and what to do. `exit_status` is what a process ends with.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "Corrupt",
     "DecodeError",
     "Unavailable",
+    "VersionMismatch",
     "exit_status",
 ]
 
@@ -65,6 +67,10 @@ class Unavailable(AifError):
 
 class Corrupt(AifError):
     """Stored state contradicts itself or this build; the process must not go on."""
+
+
+class VersionMismatch(Corrupt):
+    """Parts of different model versions met: whoever asked gets an error and may ask again."""
 
 
 _BAD_INPUT: Final = 2  # click's own for a usage error

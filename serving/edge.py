@@ -24,7 +24,8 @@ from domain.windows import WINDOWS, oldest_starts
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ACTION_CODES, ACTIONS
 from serving.edge_bundle import Bundle, read_bundle
-from serving.kernels import Head, rank
+from serving.joining import ItemRows, one_version
+from serving.kernels import Head, PreparedUser, rank, score_rows
 from serving.kernels.plain import Plain
 from serving.rollout.versions import load_head
 from serving.user.user_phase import UserPhase
@@ -115,9 +116,11 @@ class Edge:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._sizes = bundle.manifest.dimensions
-        self._phase = UserPhase(bundle.user_phase, self._sizes)
+        tag = bundle.manifest.version_tag
+        self._phase = UserPhase(bundle.user_phase, self._sizes, tag)
         self._phase.warm()
-        self._head: Head = load_head(bundle.head, self._sizes)
+        self._head: Head = load_head(bundle.head, self._sizes, tag)
+        self._rows = ItemRows.checked(tag, bundle.records)
 
     @classmethod
     def open(cls, path: Path) -> Edge:
@@ -127,15 +130,15 @@ class Edge:
     def scores(self, user: EdgeUser) -> tuple[npt.NDArray[np.float32], int, int]:
         """Scores of all rows, and how many behaviours were used and missing."""
         inputs = user.inputs(self._sizes)
-        records, known = self._found(inputs.item_ids[0])
-        folded = self._phase.run(inputs, records[None], known[None])[0]
-        rows = self._bundle.records.view(np.uint8).reshape(len(self._bundle.records), -1)
+        behaviours = self._found(inputs.item_ids[0])
+        folded = self._phase.run(inputs, behaviours)[0]
+        tag = one_version("scores", head=self._head.version_tag, user=folded.version_tag)
         # Plain numpy: a device scores once in a while, and numba would compile for longer than a bundle's items take.
-        scores = Plain().prepare(self._head, self._sizes, folded).score(rows)
+        scores = score_rows(PreparedUser(tag, Plain().prepare(self._head, self._sizes, folded)), self._rows)
         if not np.isfinite(scores).all():
             raise ArtifactError(f"model {self._bundle.manifest.version} gave a score that is not a number: build anew")
         present = int(inputs.present.sum())
-        used = int(np.count_nonzero(inputs.present[0] & known))
+        used = int(np.count_nonzero(inputs.present[0] & behaviours.known))
         return scores, used, present - used
 
     def rank(self, user: EdgeUser, top_k: int) -> EdgeAnswer:
@@ -146,11 +149,11 @@ class Edge:
         titles = [self._bundle.titles[each] for each in order.tolist()]
         return EdgeAnswer(records["item_id"][order], scores[order], titles, used, missing)
 
-    def _found(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Records of items ([L] of the layout's dtype, zeros where there is none) and which there are ([L])."""
+    def _found(self, ids: npt.NDArray[np.int64]) -> ItemRows:
+        """The rows of items ([L])."""
         own = self._bundle.records["item_id"]
         place = np.minimum(np.searchsorted(own, ids), len(own) - 1)
         known = own[place] == ids
         records = self._bundle.records[place]
         records[~known] = np.zeros((), dtype=records.dtype)
-        return records, known
+        return ItemRows.checked(self._bundle.manifest.version_tag, records, known)

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from serving.feeding.freshness import BUCKETS_S, Freshness
+from serving.joining import MISMATCHES
 from serving.kernels import kernel
 from serving.process_metrics import ProcessMetrics
 from serving.rollout.versions import Versions
@@ -53,6 +54,7 @@ class Metrics:
         self.shed = self._counter("aif_requests_shed", "Requests refused, by the bound that they met.", "bound")
         self.stages = StageTimes()
         self.registry.register(self.stages)
+        self.registry.register(_Mismatches())
         Info("aif_kernel", "What computes scores.", registry=self.registry).info({"kernel": kernel().name})
 
     def _counter(self, name: str, says: str, *labels: str) -> Labelled:
@@ -66,6 +68,19 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._state) + generate_latest(self._counted)
+
+
+class _Mismatches(Collector):
+    """Joins that were refused (joining.py)."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The counter; must stay empty."""
+        refused = CounterMetricFamily(
+            "aif_version_mismatches", "Parts of different versions that were not joined.", labels=["made"]
+        )
+        for made, count in list(MISMATCHES.items()):
+            refused.add_metric([made], count)
+        yield refused
 
 
 class _State(Collector):

@@ -35,6 +35,11 @@ class TableReader(Protocol):
     def entity_keys(self, table: str, after: bytes, limit: int) -> list[bytes]:
         """Up to `limit` entity keys behind `after`, in order; b"" starts at the first."""
 
+    def entity_rows(
+        self, table: str, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """`entity_keys` with their values, up to key `until` where it is given."""
+
 
 class Outgoing(NamedTuple):
     """A record for another source topic of the deployment (its name without the prefix)."""

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from domain.activity_row import Snapshots
 from domain.artifact import Manifest, check_artifact, check_fit
+from domain.item_columns import ItemColumns, RowFormat
 from domain.rollout import Phase, Terms, Version
-from models.tower import LoadedTower, n2o_records
+from models.tower import LoadedTower, records_of
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError
-from schemas.ids import entity_key
 from schemas.records import ItemRow
 from streams.store import Row
 
 __all__ = ["Feed", "ItemModel"]
 
-#: source_topic_id and source_offset, neighbours in an N2O record.
-_SOURCE: Final = struct.Struct("<qq")
-_SNAPSHOT: Final = struct.Struct("<q")
 #: Exponent bits of a bfloat16: all set in what is not finite.
 _EXPONENT: Final = np.uint16(0x7F80)
 
@@ -38,12 +35,11 @@ class ItemModel:
         self._tag = manifest.version_tag
         self._layout = manifest.dimensions.layout
         self._tower = tower
-        self._prefix = codec("n2o_row").bytes_prefix(self._layout.stride)
-        places: Any = self._layout.dtype.fields
-        self._tag_at = len(self._prefix) + places["version"][1]
-        self._source_at = len(self._prefix) + places["source_topic_id"][1]
-        self._snapshot_at = len(self._prefix) + places["snapshot_ms"][1]
-        self._tag_bytes = np.uint64(self._tag).astype("<u8").tobytes()
+        self.row_format = RowFormat(
+            manifest.dimensions.embedding_dim, self._layout.signature_bits, manifest.signature_version
+        )
+        self._prefix = np.frombuffer(codec("n2o_row").bytes_prefix(self._layout.stride), dtype=np.uint8)
+        self._framed = np.dtype([("prefix", "u1", len(self._prefix)), ("record", self._layout.dtype)])
 
     @classmethod
     def load(cls, folder: Path, version: str, deployment: Deployment) -> ItemModel:
@@ -55,33 +51,43 @@ class ItemModel:
         check_fit(manifest, deployment)
         model = cls(manifest, LoadedTower.open(folder, manifest))
         try:
-            model.n2o_rows([_ANY_ITEM], Snapshots.none(1))
+            model.n2o_rows([b""], ItemColumns.of([_ANY_ITEM], model.row_format), Snapshots.none(1))
         except Exception as error:  # whatever torch raises: better here than in every worker's first batch
             raise ArtifactError(f"the item tower of {version} cannot be run: {error}") from error
         return model
 
-    def n2o_rows(self, rows: list[ItemRow], activity: Snapshots) -> list[Row]:
+    def n2o_rows(self, keys: Sequence[bytes], items: ItemColumns, activity: Snapshots) -> list[Row]:
         """Rows of a slot table for these items and what users did to them, each tagged with the version.
 
         The value is None, which deletes an older row, where the vector or the bridge weights are not finite: such an
         item is *rejected*, its score would be none.
         """
-        records = n2o_records(rows, activity, self._tower, self._layout, self._tag)
+        framed = np.zeros(len(items), dtype=self._framed)  # padding too: equal records are equal bytes
+        framed["prefix"] = self._prefix
+        framed["record"] = records = records_of(items, activity, self._tower, self._layout, self._tag)
+        raw, size = framed.tobytes(), self._framed.itemsize
+        values = [raw[at : at + size] for at in range(0, len(raw), size)]
         finite = _finite(records["vector"]) & _finite(records["bridges"])
-        raw, stride = records.tobytes(), self._layout.stride
-        return [
-            (entity_key(row["item_id"]), self._prefix + raw[at : at + stride] if good else None)
-            for row, at, good in zip(rows, range(0, len(raw), stride), finite.tolist(), strict=True)
-        ]
+        if finite.all():
+            return list(zip(keys, values, strict=True))
+        return [(key, value if good else None) for key, value, good in zip(keys, values, finite.tolist(), strict=True)]
 
-    def made(self, value: bytes, standing: Mapping[str, Any], snapshot_ms: int) -> bool:
-        """Whether an encoded N2O row is of this version and layout, the item row's update, and this snapshot."""
-        return (
-            value.startswith(self._prefix)
-            and value[self._tag_at : self._tag_at + 8] == self._tag_bytes
-            and _SOURCE.unpack_from(value, self._source_at) == (standing["source_topic_id"], standing["source_offset"])
-            and _SNAPSHOT.unpack_from(value, self._snapshot_at) == (snapshot_ms,)
-        )
+    def stale(self, found: Sequence[bytes | None], items: ItemColumns, snapshots_ms: Any) -> npt.NDArray[np.int64]:
+        """Places of items whose row ([n], None: absent) is not of this version, their update or their snapshot."""
+        size = self._framed.itemsize
+        places = [place for place, value in enumerate(found) if value is not None and len(value) == size]
+        stale = np.ones(len(found), dtype=bool)
+        if places:
+            rows = np.frombuffer(b"".join(found[place] or b"" for place in places), dtype=self._framed)
+            records, chosen = rows["record"], np.array(places)
+            stale[chosen] = (
+                (rows["prefix"] != self._prefix).any(axis=1)
+                | (records["version"] != self._tag)
+                | (records["source_topic_id"] != items.source_topic_id[chosen])
+                | (records["source_offset"] != items.source_offset[chosen])
+                | (records["snapshot_ms"] != snapshots_ms[chosen])
+            )
+        return np.flatnonzero(stale)
 
 
 @dataclass(frozen=True)

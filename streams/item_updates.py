@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from domain.activity_row import Snapshots
+from domain.item_column_kernel import decoded_items
+from domain.item_columns import RowFormat
 from domain.lsh import hyperplanes, signatures
 from domain.rollout import SLOTS
 from domain.validation import NOT_FINITE_EMBEDDING, check_item_fields, finite_embeddings
@@ -51,6 +53,7 @@ class ItemUpdatesFold:
         self._fresh = FreshItems() if fresh is None else fresh
         self._topic = deployment.topic(self.source)
         self._signature_version = deployment.signature_version
+        self._row_format = RowFormat(deployment.embedding_dim, deployment.signature_bits, deployment.signature_version)
         #: item_id, event_time_ms, source_topic_id, source_offset of a row: what decides whether an update wins.
         self._standing = codec("item_row").leading(4)
         self._feeds: Mapping[str, Feed] = {}
@@ -75,7 +78,7 @@ class ItemUpdatesFold:
         rows = [self._row(update, source.offset, topic_id) for source, update in winners]
         self._sign(rows)
         encoded = encode_item_rows(rows, winners)
-        vectors = self._vectors(partition, rows, [key for key, _ in encoded])
+        vectors = self._vectors(partition, encoded)
         if (slots := self.slots.get(partition)) is not None:
             slots.applied(vectors, {entity_key(row["item_id"]) for row in rows if row["item_id"] not in current})
         return Writes(
@@ -115,22 +118,34 @@ class ItemUpdatesFold:
         keys = [announced[place] for place in shown.tolist()]
         if not keys:
             return None
-        activity = activity.take(shown)
-        rows: dict[str, list[Row]] = {}
-        for slot, feed in feeds.items():
-            if feed.model is not None:
-                rows[slot], _ = remade(feed.model, slot, keys, activity, tables)
+        rows = self._remade(feeds, keys, activity.take(shown), tables)
         self._fresh.seen(partition, {key: fresh[key] for key in keys})
         return Writes(rows, counts={"not_finite": _rejected(rows)})
 
-    def _vectors(self, partition: int, rows: list[ItemRow], keys: list[bytes]) -> dict[str, list[Row]]:
-        """Rows of every fed slot whose model is here."""
+    def _remade(
+        self, feeds: Mapping[str, Feed], keys: list[bytes], activity: Snapshots, tables: TableReader
+    ) -> dict[str, list[Row]]:
+        """Stale records of these items made again, in every slot whose model is here."""
+        values = tables.get_many("items", keys)
+        held = [place for place, value in enumerate(values) if value is not None]
+        keys, activity = [keys[place] for place in held], activity.take(held)
+        items = decoded_items([value for value in values if value is not None], self._row_format)
+        return {
+            slot: remade(feed.model, keys, items, tables.get_many(slot, keys), activity)[0]
+            for slot, feed in feeds.items()
+            if feed.model is not None
+        }
+
+    def _vectors(self, partition: int, encoded: list[Row]) -> dict[str, list[Row]]:
+        """Records of these rows of table items, in every slot whose model is here."""
         models = {slot: feed.model for slot, feed in self._feeds.items() if feed.model is not None}
-        if not rows or not models:
+        if not encoded or not models:
             return {}
+        keys = [key for key, _ in encoded]
         # Where activity cannot be read now, records say that they have none, and are stale when it can.
-        activity = self.activity(partition, keys) or Snapshots.none(len(rows))
-        return {slot: model.n2o_rows(rows, activity) for slot, model in models.items()}
+        activity = self.activity(partition, keys) or Snapshots.none(len(keys))
+        items = decoded_items([value for _, value in encoded if value is not None], self._row_format)
+        return {slot: model.n2o_rows(keys, items, activity) for slot, model in models.items()}
 
     def _intake(
         self, partition: int, records: Sequence[SourceRecord]

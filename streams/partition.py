@@ -290,6 +290,12 @@ class LanePartition:
         """TableReader for the fold."""
         return self.lane.tables[table].stores[self.partition].entity_keys(after, limit)
 
+    def entity_rows(
+        self, table: str, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """TableReader for the fold."""
+        return self.lane.tables[table].stores[self.partition].entity_rows(after, limit, until)
+
     async def _apply_next(self) -> bool:
         async with self._in_hand:
             taken = None if self._suspended else await self._next_records()

@@ -15,6 +15,7 @@ from aiokafka import TopicPartition
 
 from domain.n2o import N2OLayout
 from domain.partitioner import partition_of, partitions_of
+from domain.rollout import SLOTS
 from domain.sequence import CHUNK, held_chunks, moved_of, unpacked_behaviours
 from schemas.codec import codec
 from schemas.deployment import Deployment
@@ -43,7 +44,6 @@ class PastRecords(NamedTuple):
     """Items' N2O rows as they were."""
 
     records: npt.NDArray[Any]  #: [n] of the layout's dtype, in no order
-    newest_offset: int | None
 
 
 class _Row(NamedTuple):
@@ -76,7 +76,7 @@ class PastRows:
         return PastUser(head, _history(head, chunks)[::-1], found.offset)
 
     async def records(self, ids: npt.NDArray[np.int64], layout: N2OLayout, tag: int) -> PastRecords:
-        """The rows that a version had made of items ([n] int64); of some there may be none."""
+        """The rows that a version had made of items ([n] int64), in whichever slot; of some there may be none."""
         found: list[_Row] = []
         wanted = partitions_of(ids, self._deployment.partitions)
         prefix = codec("n2o_row").bytes_prefix(layout.stride)
@@ -91,10 +91,11 @@ class PastRows:
             def is_wanted(key: bytes, value: bytes | None, keys: set[bytes] = keys) -> bool:
                 return key in keys and (value is None or of_version(value))
 
-            found += (await self._newest("n2o_a", partition, is_wanted)).values()
+            for slot in SLOTS:
+                found += (await self._newest(slot, partition, is_wanted)).values()
         values = [row.value[len(prefix) :] for row in found if row.value is not None]
         records = np.frombuffer(b"".join(values), dtype=layout.dtype)
-        return PastRecords(records, max((row.offset for row in found), default=None))
+        return PastRecords(records)
 
     async def _newest(
         self, table: str, partition: int, is_wanted: Callable[[bytes, bytes | None], bool]

@@ -175,6 +175,28 @@ class Store:
         except Exception as error:
             raise self._failed(error) from error
 
+    def entity_rows(self, after: bytes, limit: int, until: bytes | None = None) -> list[tuple[bytes, bytes]]:
+        """`entity_keys` with their values, up to key `until` where it is given."""
+        found: list[tuple[bytes, bytes]] = []
+        rows = None
+        try:
+            rows = self._db.iter()
+            rows.seek(after)
+            # Bound once: of a million rows, looking the methods up takes as long as they do.
+            key_of, value_of, advance = rows.key, rows.value, rows.next
+            while len(found) < limit and (key := key_of()) is not None:
+                if until is not None and key > until:
+                    break
+                if len(key) == 8 and key > after:
+                    found.append((key, value_of()))
+                advance()
+            rows.status()
+        except Exception as error:
+            raise self._failed(error) from error
+        finally:
+            del rows  # kept by a traceback, it would keep the store open, and locked
+        return found
+
     def row_keys(self, limit: int) -> list[bytes]:
         """Up to `limit` keys of rows, chunks included; the watermark's and the store's own are left out."""
         others = WATERMARK_KEY, CHANGELOG_OFFSET_KEY, CHANGELOG_ID_KEY

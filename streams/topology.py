@@ -17,7 +17,7 @@ import faust
 from faust.events import Event
 from faust.types import TP
 
-from domain.user_kernel import COMPILE_S
+from domain import item_column_kernel, user_kernel
 from schemas.deployment import Deployment, settings_from_env
 from schemas.errors import BadInput
 from streams import internals
@@ -124,7 +124,8 @@ class Worker:
         require_destinations(self.deployment)
         self._lock = claim(self.folder, self.deployment)
         (self.folder / "faust").mkdir(exist_ok=True)
-        logger.info("the fold of user events is compiled: %.1f s", COMPILE_S)  # seconds in a fresh checkout
+        compile_s = item_column_kernel.COMPILE_S + user_kernel.COMPILE_S  # much only in a fresh checkout
+        logger.info("folds and decoders are compiled: %.1f s", compile_s)
 
     async def on_started(self, app: faust.App, **_: Any) -> None:
         """Start what runs beside the agents."""

@@ -5,6 +5,7 @@
     <data-dir>/serving/<group>-<partitions>/
         control           what feeder and scoring processes tell each other (control.py)
         readers           the board of epochs (readers.py)
+        shadow            sums of scoring in the shadow (shadow_board.py)
         feeder.lock       held by the process that writes
         state-<n>/        a store (store.py); the control page says which n is current
 

@@ -6,6 +6,7 @@ All have the interface below, and the same tests: C (built on installation where
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Final, Protocol
 
@@ -14,11 +15,12 @@ import numpy.typing as npt
 
 from domain.artifact import Dimensions
 from schemas.errors import BadInput
+from serving.joining import ItemRows, one_version
 from serving.kernels.head import Floats, Folded, Head
 from serving.kernels.native import Native
 from serving.kernels.plain import Plain
 
-__all__ = ["KERNELS", "Kernel", "Prepared", "choose", "kernel", "prepare", "score_rows"]
+__all__ = ["KERNELS", "Kernel", "Prepared", "PreparedUser", "choose", "kernel", "prepare", "score_rows"]
 
 #: Names that may be asked for, fastest first.
 KERNELS: Final = ("c", "numba", "numpy")
@@ -51,6 +53,19 @@ class Kernel(Protocol):
         """Everything that does not depend on candidates, once per user."""
 
 
+@dataclass(frozen=True)
+class PreparedUser:
+    """A user and a head of one version, ready to score that version's rows."""
+
+    version_tag: int
+    form: Prepared  #: as the kernel wants it
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the user's own arrays."""
+        return self.form.nbytes
+
+
 _chosen: Kernel | None = None
 
 
@@ -72,14 +87,16 @@ def kernel() -> Kernel:
     return _chosen or choose()
 
 
-def prepare(head: Head, sizes: Dimensions, folded: Folded) -> Prepared:
-    """A user made ready for the kernel of this process."""
-    return kernel().prepare(head, sizes, folded)
+def prepare(head: Head, sizes: Dimensions, folded: Folded) -> PreparedUser:
+    """A user made ready for the kernel of this process. Raises VersionMismatch where head and user are unlike."""
+    tag = one_version("a user's state", head=head.version_tag, user=folded.version_tag)
+    return PreparedUser(tag, kernel().prepare(head, sizes, folded))
 
 
-def score_rows(prepared: Prepared, rows: npt.NDArray[np.uint8]) -> Floats:
-    """Probabilities ([n] float32) of candidates' records ([n, stride] uint8, C-contiguous)."""
-    return prepared.score(rows)
+def score_rows(user: PreparedUser, rows: ItemRows) -> Floats:
+    """Probabilities ([n] float32) of candidates' rows. Raises VersionMismatch where user and rows are unlike."""
+    one_version("scores", user=user.version_tag, rows=rows.version_tag)
+    return user.form.score(rows.raw)
 
 
 def _open(name: str | None) -> Kernel:

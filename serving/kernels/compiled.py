@@ -354,11 +354,11 @@ def _warm() -> None:
         tier_groups=(("click",),), behaviours=1, attention=True, long_behaviours=1, cross_categories=1,
         user_features=1, hidden=(1, 1),
     )  # fmt: skip
-    head = Head(**{name: np.ones(shape, dtype=np.float32) for name, shape in sizes.head_shapes.items()})
+    head = Head(**{name: np.ones(shape, dtype=np.float32) for name, shape in sizes.head_shapes.items()}, version_tag=0)
     row, signature = np.ones((1, 1), dtype=np.float32), np.zeros((1, 8), dtype=np.uint8)
     folded = Folded(
         row[0], row, np.ones((64, 1), dtype=np.float32), row, row, (signature,), signature,
-        np.ones(1, dtype=np.bool_), np.ones(1, dtype=np.int64),
+        np.ones(1, dtype=np.bool_), np.ones(1, dtype=np.int64), 0,
     )  # fmt: skip
     kernel = object.__new__(Compiled)
     for rows in (np.zeros((1, sizes.layout.stride), dtype=np.uint8), np.zeros((2, sizes.layout.stride), np.uint8)):

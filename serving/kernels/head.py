@@ -30,9 +30,10 @@ class Head:
     b2: Floats  #: [h2]
     w3: Floats  #: [h2]
     b3: Floats  #: []
+    version_tag: int  #: the version that it is of
 
     @classmethod
-    def of(cls, arrays: dict[str, npt.NDArray[Any]], sizes: Dimensions) -> Head:
+    def of(cls, arrays: dict[str, npt.NDArray[Any]], sizes: Dimensions, version_tag: int) -> Head:
         """The head in `head.npz`. Raises ArtifactError naming the array whose shape or type is another."""
         for name, shape in sizes.head_shapes.items():
             found = arrays.get(name)
@@ -41,7 +42,7 @@ class Head:
                 raise ArtifactError(f"head.npz: {name} must be float32 {shape}, found {what}")
         if not (arrays["attention_table"] >= 0).all():
             raise ArtifactError("head.npz: attention_table must not be negative")
-        return cls(**{name: np.array(arrays[name], order="C") for name in sizes.head_shapes})
+        return cls(**{name: np.array(arrays[name], order="C") for name in sizes.head_shapes}, version_tag=version_tag)
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class Folded:
     attended: npt.NDArray[np.uint8]  #: [Ls, m / 8] signatures of the newest behaviours
     attended_signed: npt.NDArray[np.bool_]  #: [Ls] which of them have one
     categories: npt.NDArray[np.int64]  #: [K] buckets, 0 is none
+    version_tag: int  #: the version whose graph folded them
 
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
-        return sum(
-            part.nbytes for each in vars(self).values() for part in (each if isinstance(each, tuple) else [each])
-        )
+        own = sum(each.nbytes for each in vars(self).values() if isinstance(each, np.ndarray))
+        return own + sum(each.nbytes for each in self.groups)

@@ -18,6 +18,7 @@ from domain.contributions import leave_one_out, term_names
 from domain.n2o import Flag
 from domain.user_features import UserInputs
 from schemas.records import ACTIONS
+from serving.joining import ItemRows, one_version
 from serving.kernels import Folded, Head
 from serving.kernels.plain import assemble, attention_weights, category_rows, first_layer, input_width
 
@@ -32,8 +33,7 @@ class User(NamedTuple):
     """A user's behaviours joined with their rows, and the user phase over them."""
 
     inputs: UserInputs  #: of one
-    records: npt.NDArray[Any]  #: [L] of the layout's dtype
-    known: npt.NDArray[np.bool_]  #: [L] has a row
+    rows: ItemRows  #: [L]
     folded: Folded
 
 
@@ -57,9 +57,14 @@ def terms(records: npt.NDArray[Any], head: Head, folded: Folded, sizes: Dimensio
 
 
 def explained(
-    records: npt.NDArray[Any], servable: npt.NDArray[np.bool_], user: User, head: Head, sizes: Dimensions, at_ms: int
+    rows: ItemRows, servable: npt.NDArray[np.bool_], user: User, head: Head, sizes: Dimensions, at_ms: int
 ) -> list[dict[str, Any]]:
-    """For each candidate ([n] records, zeros where not `servable`): logit, contributions, similar behaviours, ages."""
+    """For each candidate ([n] rows, zeros where not `servable`): logit, contributions, similar behaviours, ages.
+
+    Raises VersionMismatch where rows, user and head are unlike.
+    """
+    one_version("an explanation", rows=rows.version_tag, user=user.folded.version_tag, head=head.version_tag)
+    records = rows.raw.view(sizes.layout.dtype)[:, 0]
     whole, parts = leave_one_out(terms(records, head, user.folded, sizes), head.w2, head.b2, head.w3, head.b3)
     names = term_names(sizes)
     return [
@@ -79,11 +84,12 @@ def explained(
 
 def _similar(record: Any, user: User, head: Head, sizes: Dimensions) -> list[dict[str, Any]]:
     """The behaviours whose signatures have most bits in common with the candidate's, most first, newer ones first."""
-    signed = user.known & user.inputs.present[0] & (user.records["flags"] & Flag.HAS_SIGNATURE != 0)
+    records = user.rows.raw.view(sizes.layout.dtype)[:, 0]
+    signed = user.rows.known & user.inputs.present[0] & (records["flags"] & Flag.HAS_SIGNATURE != 0)
     if not record["flags"] & Flag.HAS_SIGNATURE or not signed.any():
         return []
     own = np.ascontiguousarray(record["signature"])
-    equal = sizes.signature_bits - np.bitwise_count(user.records["signature"] ^ own).sum(axis=1).astype(np.int64)
+    equal = sizes.signature_bits - np.bitwise_count(records["signature"] ^ own).sum(axis=1).astype(np.int64)
     places = np.flatnonzero(signed)
     best = places[np.argsort(-equal[places], kind="stable")][:_MOST_SIMILAR]
     folded = user.folded

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from domain.quality import Quality, quality_for
 from schemas.errors import DecodeError, Unavailable
 from schemas.records import UserHead
+from serving.joining import ItemRows
 from serving.kernels import score_rows
 from serving.ranking.deadline import NEVER, Deadline
 from serving.ranking.retrieval import Retriever, Wanted
@@ -190,8 +191,7 @@ class Merger:
 
     def popularity(self, version: Version, records: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Scores of records ([n] of the version's layout) for a user without a row ([n] float32)."""
-        rows = records.view(np.uint8).reshape(len(records), version.layout.stride)
-        return score_rows(self.users.default(version).prepared, rows)
+        return score_rows(self.users.default(version).prepared, ItemRows.checked(version.tag, records))
 
     def _head(self, user_id: int) -> tuple[UserHead | None, str]:
         """The user's row, and whether there is one; one that this build cannot read counts as none."""

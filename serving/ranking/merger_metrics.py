@@ -47,6 +47,3 @@ class MergerMetrics(Collector):
         yield CounterMetricFamily("aif_user_phase_batched", "User phases in these runs.", value=batches.jobs)
         yield CounterMetricFamily("aif_user_phases_refused", "User phases beyond the queue.", value=batches.refused)
         yield GaugeMetricFamily("aif_user_phases_waiting", "User phases in the queue.", value=len(batches))
-        yield CounterMetricFamily(
-            "aif_mixed_states_refused", "States of another version that were refused; must be 0.", value=users.mixed
-        )

@@ -43,22 +43,20 @@ class Scorer:
     def rank(
         self, version: Version, state: UserState, candidates: npt.NDArray[np.int64], top_k: int, clock: StageClock
     ) -> Ranked:
-        """Rank distinct candidates ([n] int64). Everything of the model comes from `version`, and so did the state.
+        """Rank distinct candidates ([n] int64).
 
-        Raises Corrupt where the state is of another version, or a score is not a number.
+        Raises VersionMismatch where the state is of another version, Corrupt where a score is not a number.
         """
-        if state.version_tag != version.slab.tag:
-            raise Corrupt(f"a user state of version {state.version_tag:016x} met rows of {version.name}: not scored")
         count = len(candidates)
         with clock.time("feature_retrieval"):
-            raw = self._rows(count, version.layout.stride)
-            found = version.slab.gather(candidates, raw)
+            rows = version.slab.rows(candidates, self._rows(count, version.layout.stride))
+            raw, found = rows.raw, rows.known
         with clock.time("transform"):
             deleted = found & (raw.view(version.layout.dtype)[:, 0]["flags"] & Flag.DELETED != 0)
             live = found & ~deleted
             raw[deleted] = 0  # what is not servable scores as if nothing were known of it
         with clock.time("inference"):
-            scores = score_rows(state.prepared, raw)
+            scores = score_rows(state.prepared, rows)
         with clock.time("post_processing"):
             if not np.isfinite(scores).all():
                 raise Corrupt(f"model {version.name} gave a score that is not a number: roll back to another version")

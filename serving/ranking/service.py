@@ -189,14 +189,14 @@ class Service:
         sizes, layout, ids = version.sizes, version.layout, answer.request.candidate_ids[answer.order[:MOST_EXPLAINED]]
         history = self.merger.history(begun.pending.asked)
         inputs = user_inputs([head], [history], np.array([answer.at_ms], dtype=np.int64), sizes)
-        raw = np.empty((len(ids) + inputs.item_ids.shape[1], layout.stride), dtype=np.uint8)
-        found = version.slab.gather(np.concatenate((ids, inputs.item_ids[0])), raw)
-        records = raw.view(layout.dtype)[:, 0]
-        candidates, behaviours, known = records[: len(ids)], records[len(ids) :], found[len(ids) :]
-        servable = found[: len(ids)] & (candidates["flags"] & Flag.DELETED == 0)
-        raw[: len(ids)][~servable] = 0
-        user = User(inputs, behaviours, known, version.phase.run(inputs, behaviours[None], known[None])[0])
-        of_items = explained(candidates, servable, user, version.head, sizes, answer.at_ms)
+        rows, behaviours = (
+            version.slab.rows(each, np.empty((len(each), layout.stride), dtype=np.uint8))
+            for each in (ids, inputs.item_ids[0])
+        )
+        servable = rows.known & (rows.raw.view(layout.dtype)[:, 0]["flags"] & Flag.DELETED == 0)
+        rows.raw[~servable] = 0
+        user = User(inputs, behaviours, version.phase.run(inputs, behaviours)[0])
+        of_items = explained(rows, servable, user, version.head, sizes, answer.at_ms)
         newest_ms = None if head is None else head["newest_event_time_ms"]
         return {
             "user_event_time_ms": newest_ms,

@@ -27,6 +27,7 @@ from domain.rollout import Version as Decided
 from schemas.artifact_cache import local_artifact
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError
+from serving.joining import one_version
 from serving.kernels import Head
 from serving.rollout.announcements import RolloutLog
 from serving.rollout.control import ControlPage
@@ -59,7 +60,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Version:
-    """A model with its rows: all that a request needs of it. Nothing in it changes but the slab's rows."""
+    """A model with its rows: all that a request needs of it. Nothing in it changes but the slab's rows.
+
+    Raises VersionMismatch where graph, head and slab are not of one version.
+    """
 
     name: str  #: 16 hex digits
     sizes: Dimensions
@@ -67,6 +71,12 @@ class Version:
     phase: UserPhase
     head: Head
     slab: Slab
+
+    def __post_init__(self) -> None:
+        one_version(
+            "a version", name=int(self.name, 16), graph=self.phase.version_tag, head=self.head.version_tag,
+            rows=self.slab.tag,
+        )  # fmt: skip
 
     @property
     def tag(self) -> int:
@@ -241,16 +251,16 @@ def load_model(version: Decided, deployment: Deployment) -> Model:
     local_artifact(version.uri, version.name, version.manifest_sha256, deployment.data_dir, checked)
     manifest = Manifest.from_json(parts[MANIFEST])
     check_fit(manifest, deployment)
-    phase = UserPhase(parts[USER_PHASE], manifest.dimensions)
+    phase = UserPhase(parts[USER_PHASE], manifest.dimensions, manifest.version_tag)
     phase.warm()
-    head = load_head(parts[HEAD], manifest.dimensions)
+    head = load_head(parts[HEAD], manifest.dimensions, manifest.version_tag)
     return Model(manifest, phase, head, len(parts[USER_PHASE]) + len(parts[HEAD]))
 
 
-def load_head(data: bytes, sizes: Dimensions) -> Head:
-    """The head in the bytes of head.npz. Raises ArtifactError where they are something else."""
+def load_head(data: bytes, sizes: Dimensions, version_tag: int) -> Head:
+    """The head in the bytes of a version's head.npz. Raises ArtifactError where they are something else."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return Head.of(dict(arrays), sizes)
+            return Head.of(dict(arrays), sizes, version_tag)
     except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
         raise ArtifactError(f"{HEAD} cannot be read: {error}") from error

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from domain.n2o import Flag, N2OLayout
 from schemas.errors import Corrupt
+from serving.joining import ItemRows, one_version
 from serving.tables import slab_kernel as kernel
 from serving.tables.epochs import Epochs, Words
 from serving.tables.id_index import IdIndex
@@ -112,6 +113,10 @@ class Slab:
         if into is not out:
             out[:] = into
         return known
+
+    def rows(self, ids: npt.NDArray[np.int64], out: Records) -> ItemRows:
+        """The same as rows that say of which version they are; they stay valid as long as `out` is not used again."""
+        return ItemRows(self.tag, out, self.gather(ids, out))
 
     def _gather(self, ids: Words, out: npt.NDArray[np.uint64], known: npt.NDArray[np.bool_]) -> None:
         board, line = self._reader()
@@ -204,7 +209,13 @@ class SlabWriter:
         return (len(self) + self._places.most_in_limbo + 2 * _CHUNK) * (self.stride + 8) + self._index.entries.nbytes
 
     def put(self, records: Records) -> None:
-        """Insert or replace rows ([n, stride] uint8); the last of equal ids wins."""
+        """Insert or replace rows ([n, stride] uint8); the last of equal ids wins.
+
+        Raises VersionMismatch where one is of another version; then none is put.
+        """
+        tags = self._heads(records)["version"]
+        if (unlike := tags[tags != self.tag]).size:
+            one_version("a slab", slab=self.tag, row=int(unlike[0]))
         for start in range(0, len(records), _CHUNK):
             self._put(np.ascontiguousarray(records[start : start + _CHUNK]))
 

@@ -69,7 +69,7 @@ class Store:
         self.items = ItemStore(self.rows)
         self.users = UserStore(self.rows)
         self.refused: Counter[tuple[str, str]] = Counter()  #: rows that the feeder left out, by (table, reason)
-        self._slabs: dict[SlabKey, Slab] = {}
+        self._slabs: dict[SlabKey, tuple[int, Slab]] = {}  #: with the number of its file
         self._lock = threading.Lock()
 
     @property
@@ -87,15 +87,21 @@ class Store:
 
     def slab(self, key: SlabKey) -> Slab | None:
         """Rows of a version in a slot, None where none has come, or the slab was dropped before it was opened."""
+        path = slab_path(self.folder, key)
         with self._lock:
-            slab = self._slabs.get(key)
-            if slab is None and (path := slab_path(self.folder, key)).exists():
-                try:
-                    slab = self._slabs[key] = Slab(path, self.readers.line)
-                except Corrupt:
-                    if path.exists():
-                        raise
-            return slab
+            try:
+                # A slab may have been dropped and made anew: while the old file is mapped, no other has its number.
+                number = path.stat().st_ino
+                found = self._slabs.get(key)
+                if found is None or found[0] != number:
+                    found = self._slabs[key] = number, Slab(path, self.readers.line)
+                return found[1]
+            except FileNotFoundError:
+                return None
+            except Corrupt:
+                if path.exists():
+                    raise
+                return None
 
     def coverage(self, key: SlabKey) -> float:
         """Servable rows of a version in a slot per live item, 0 to 1; 0 while there is no item."""

@@ -15,7 +15,8 @@ import numpy as np
 from domain.n2o import Flag
 from domain.quality import Costs
 from domain.user_features import UserInputs
-from serving.kernels import Prepared, prepare, score_rows
+from serving.joining import ItemRows
+from serving.kernels import PreparedUser, prepare, score_rows
 from serving.rollout.versions import Version
 
 __all__ = ["Speeds", "measured_costs"]
@@ -51,9 +52,8 @@ def measured_costs(version: Version, clock_s: Callable[[], float] = time.perf_co
     ids = np.arange(_MANY, dtype=np.int64)
     raw = np.empty((_MANY, sizes.layout.stride), dtype=np.uint8)
 
-    def phase(length: int) -> Prepared:
-        inputs, records = _somebody(version, length)
-        return prepare(version.head, sizes, version.phase.run(inputs, records, inputs.present)[0])
+    def phase(length: int) -> PreparedUser:
+        return prepare(version.head, sizes, version.phase.run(*_somebody(version, length))[0])
 
     def best_ms(run: Callable[[], object]) -> float:
         times = []
@@ -67,8 +67,7 @@ def measured_costs(version: Version, clock_s: Callable[[], float] = time.perf_co
         prepared = phase(length)
 
         def run() -> None:
-            version.slab.gather(ids[:count], raw[:count])
-            score_rows(prepared, raw[:count])
+            score_rows(prepared, version.slab.rows(ids[:count], raw[:count]))
 
         return best_ms(run)
 
@@ -86,10 +85,11 @@ def measured_costs(version: Version, clock_s: Callable[[], float] = time.perf_co
     )
 
 
-def _somebody(version: Version, length: int) -> tuple[UserInputs, np.ndarray]:
+def _somebody(version: Version, length: int) -> tuple[UserInputs, ItemRows]:
     """A user with as many behaviours, all with rows."""
     sizes, rng = version.sizes, np.random.default_rng(0)
     records = sizes.layout.empty(length)
+    records["version"] = version.tag
     records["flags"] = Flag.HAS_SIGNATURE | Flag.HAS_CATEGORY
     records["signature"] = rng.integers(0, 256, (length, sizes.signature_bits // 8))
     records["category_id"] = rng.integers(0, 64, length)
@@ -100,4 +100,4 @@ def _somebody(version: Version, length: int) -> tuple[UserInputs, np.ndarray]:
         ages=np.ones((1, length), dtype=np.float32),
         present=np.ones((1, length), dtype=np.bool_),
     )
-    return inputs, records[None]
+    return inputs, ItemRows.checked(version.tag, records)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from domain.artifact import USER_PHASE, Dimensions
@@ -16,6 +15,7 @@ from domain.n2o import Flag
 from domain.tiers import group_table
 from domain.user_features import UserInputs
 from schemas.errors import ArtifactError
+from serving.joining import ItemRows, one_version
 from serving.kernels import Folded
 
 __all__ = ["UserPhase"]
@@ -32,7 +32,7 @@ class UserPhase:
     Raises ArtifactError where the graph cannot be loaded or has other inputs or outputs.
     """
 
-    def __init__(self, graph: bytes, sizes: Dimensions) -> None:
+    def __init__(self, graph: bytes, sizes: Dimensions, version_tag: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -47,17 +47,20 @@ class UserPhase:
                 f"{USER_PHASE} must have inputs {', '.join(_INPUTS)} and outputs {', '.join(_OUTPUTS)}, "
                 f"found {', '.join(sorted(found[0]))} and {', '.join(sorted(found[1]))}"
             )
+        self.version_tag = version_tag
         self._sizes = sizes
         self._groups = group_table(sizes.tier_groups)  # [actions, G]
 
-    def run(self, inputs: UserInputs, records: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> list[Folded]:
-        """Fold B users, whose behaviours' records ([B, L] of the layout's dtype) are at hand, in one run of the graph.
+    def run(self, inputs: UserInputs, rows: ItemRows) -> list[Folded]:
+        """Fold B users, whose L behaviours' rows ([B * L], user after user) are at hand, in one run of the graph.
 
-        A behaviour without a row (`known` [B, L] false) is masked, exactly as in training; so is what pads a shorter
-        history to the longest of the batch.
+        A behaviour without a row is masked, exactly as in training; so is what pads a shorter history to the longest
+        of the batch. Raises VersionMismatch where the rows are another version's.
         """
-        sizes = self._sizes
-        present = inputs.present & known
+        tag = one_version("a user phase", graph=self.version_tag, behaviours=rows.version_tag)
+        sizes, shape = self._sizes, inputs.item_ids.shape
+        records = rows.raw.view(sizes.layout.dtype).reshape(shape)  # [B, L]
+        present = inputs.present & rows.known.reshape(shape)
         signed = present & (records["flags"] & Flag.HAS_SIGNATURE != 0)
         buckets = category_buckets(
             records["category_id"], records["flags"] & Flag.HAS_CATEGORY != 0, sizes.category_buckets
@@ -85,6 +88,7 @@ class UserPhase:
                 attended=np.ascontiguousarray(packed[user, newest]),
                 attended_signed=signed[user, newest].copy(),
                 categories=categories[user].copy(),
+                version_tag=tag,
             )
             for user in range(len(inputs))
         ]
@@ -103,8 +107,9 @@ class UserPhase:
             ages=np.zeros((1, count), dtype=np.float32),
             present=np.zeros((1, count), dtype=np.bool_),
         )
+        no_rows = ItemRows.checked(self.version_tag, sizes.layout.empty(count), np.zeros(count, dtype=np.bool_))
         try:
-            folded = self.run(nobody, sizes.layout.empty(count)[None], np.zeros((1, count), dtype=np.bool_))[0]
+            folded = self.run(nobody, no_rows)[0]
         except Exception as error:  # see __init__
             raise ArtifactError(f"{USER_PHASE} does not run: {error}") from error
         expected = [

@@ -28,8 +28,9 @@ from enum import StrEnum
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from domain.windows import WINDOWS
-from schemas.errors import AifError, Corrupt
+from schemas.errors import AifError
 from schemas.records import UserHead
+from serving.joining import one_version
 from serving.ranking.deadline import Deadline
 from serving.user.batches import Batches, BatchSettings
 from serving.user.user_states import Failed, Sized, Stamp, StateKey, UserStates
@@ -141,7 +142,6 @@ class UserSide(Generic[Model, State]):
         self.batches: Batches[_Job[Model]] = Batches(self._run, lambda job: job.version.tag, spawn, settings)
         self.ways: Counter[How] = Counter()  #: how requests got their states
         self.failures: Counter[str] = Counter()  #: by the error's class
-        self.mixed = 0  #: states of another version that were refused; anything but 0 is a fault of this program
         self._compute = compute
         self._lock = threading.Lock()
         self._defaults: dict[int, State] = {}  #: of the last versions, newest last
@@ -232,12 +232,7 @@ class UserSide(Generic[Model, State]):
         return self.default(pending.version), How.DEFAULT
 
     def _settled(self, pending: Pending[Model, State], state: State, how: How) -> Pending[Model, State]:
-        if state.version_tag != pending.version.tag:
-            self.mixed += 1
-            raise Corrupt(
-                f"a user state of version {state.version_tag:016x} was about to answer a request of "
-                f"{pending.version.tag:016x}: a fault of this program; the request gets no answer"
-            )
+        one_version("an answer", request=pending.version.tag, user=state.version_tag)
         pending.state, pending.how = state, how
         self.ways[how] += 1
         return pending

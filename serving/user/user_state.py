@@ -17,7 +17,7 @@ import numpy.typing as npt
 from domain.sequence import BEHAVIOUR_DTYPE, SEQUENCE
 from domain.user_features import user_inputs
 from schemas.records import UserHead
-from serving.kernels import Prepared, prepare
+from serving.kernels import PreparedUser, prepare
 from serving.rollout.versions import Version
 from serving.tables.users import UserStore
 from serving.user.user_side import Asked
@@ -33,11 +33,15 @@ _NOTHING: Final = np.zeros(0, dtype=BEHAVIOUR_DTYPE)
 class UserState:
     """One user in one version of the model."""
 
-    version_tag: int
-    prepared: Prepared
+    prepared: PreparedUser
     taste: npt.NDArray[np.float32] | None  #: [d] mean vector of the behaviours' items; None where none has a row
     behaviours_used: int
     behaviours_missing: int  #: their item has no row: masked
+
+    @property
+    def version_tag(self) -> int:
+        """The version that made it."""
+        return self.prepared.version_tag
 
     @property
     def nbytes(self) -> int:
@@ -66,13 +70,12 @@ class StateMaker:
         sizes, layout = version.sizes, version.layout
         inputs = user_inputs([head for head, _ in rows], [behaviours for _, behaviours in rows], at_ms, sizes)
         ids = inputs.item_ids.reshape(-1)
-        raw = np.empty((len(ids), layout.stride), dtype=np.uint8)
-        known = version.slab.gather(ids, raw).reshape(inputs.item_ids.shape) & inputs.present
-        records = raw.view(layout.dtype).reshape(inputs.item_ids.shape)
-        folded = version.phase.run(inputs, records, known)
+        read = version.slab.rows(ids, np.empty((len(ids), layout.stride), dtype=np.uint8))
+        known = read.known.reshape(inputs.item_ids.shape) & inputs.present
+        records = read.raw.view(layout.dtype).reshape(inputs.item_ids.shape)
+        folded = version.phase.run(inputs, read)
         return [
             UserState(
-                version.slab.tag,
                 prepare(version.head, sizes, each),
                 layout.vectors(records[user][known[user]]).mean(axis=0) if known[user].any() else None,
                 int(np.count_nonzero(known[user])),

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from schemas.errors import AifError, BadInput, Unavailable
+from schemas.errors import AifError, BadInput, Unavailable, VersionMismatch
 from serving.feeding.freshness import Freshness
 from serving.metrics import Metrics
 from serving.ranking.service import Service
@@ -46,7 +46,8 @@ class Application:
         try:
             reply = await handler(scope, receive)
         except AifError as error:
-            status = 400 if isinstance(error, BadInput) else 503 if isinstance(error, Unavailable) else 500
+            again = isinstance(error, Unavailable | VersionMismatch)
+            status = 400 if isinstance(error, BadInput) else 503 if again else 500
             reply = problem(status, str(error))
         except Exception as error:
             _log.exception("%s %s failed", scope["method"], scope["path"])

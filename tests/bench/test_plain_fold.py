@@ -36,6 +36,12 @@ class Table(dict[bytes, bytes]):
         """See streams/fold.py."""
         return []
 
+    def entity_rows(
+        self, table: str, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """See streams/fold.py."""
+        return []
+
 
 @pytest.mark.parametrize("coalesce", [True, False])
 @given(

@@ -97,11 +97,11 @@ def test_a_bundle_of_tables_has_the_workers_rows(artifact: Exported, items: Path
     worker = deployment.data_dir / "tables" / "w"
     os.close(claim(worker, deployment))
     for partition in range(deployment.partitions):
-        rows: dict[str, list[Any]] = {"n2o_a": [], "items": []}
+        rows: dict[str, list[Any]] = {"n2o_a": [], "n2o_b": [], "n2o_c": [], "items": []}
         for place, item in enumerate(made.records["item_id"].tolist()):
             if partition_of(item, deployment.partitions) == partition:
                 records = made.records if item != 5 else other  # one row is still of another model
-                rows["n2o_a"].append((entity_key(item), codec("n2o_row").encode({"record": records[place].tobytes()})))
+                rows["n2o_b"].append((entity_key(item), codec("n2o_row").encode({"record": records[place].tobytes()})))
                 title = None if item % 2 else f"title {item}"
                 rows["items"].append((entity_key(item), codec("item_row").encode(_item_row(item, title))))
         for table, of_table in rows.items():

@@ -33,7 +33,7 @@ class ServerProcess:
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> ServerProcess:
+    def start(self, *options: str) -> ServerProcess:
         """Start it, without waiting."""
         d = self.deployment
         settings = {
@@ -42,7 +42,7 @@ class ServerProcess:
         }  # fmt: skip
         arguments = [sys.executable, "-c", "from cli.main import main; main()", "serve", "--port", str(self.port)]
         arguments += ["--kernel", "numpy"]  # compared with a recompute in float64
-        arguments += ["--shadow-share", "1"]
+        arguments += ["--shadow-share", "1", *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(arguments, env={**os.environ, **settings}, stdout=log, stderr=log)
         return self
@@ -116,7 +116,8 @@ class System:
 
     def _followed(self) -> bool:
         """Whether every vector is made with its item's newest snapshot; notes those for the shop."""
-        rows, vectors = self.newest("item_activity"), self.newest("n2o_a")
+        phases = {each["phase"]: each["slot"] for each in self.get("/v1/versions")["versions"]}
+        rows, vectors = self.newest("item_activity"), self.newest(phases["live"])
         decode, decode_vector = codec("item_activity_row").decode, codec("n2o_row").decode
         self.shop.activity = {entity_id(key): decode(value) for key, value in rows.items() if len(key) == 8}
         named = {

@@ -87,6 +87,13 @@ def test_exported_tower_equals_torch(
     np.testing.assert_allclose(bridges.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_towers_are_opened_side_by_side(exported: Exported) -> None:
+    """A worker that starts opens the towers of all versions that are fed at once, each in a thread of its own."""
+    with ThreadPoolExecutor(4) as four:
+        opened = list(four.map(lambda _: LoadedTower.open(exported.folder, exported.manifest), range(8)))
+    assert len(opened) == 8
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 399), max_size=300))
 def test_a_record_does_not_depend_on_its_batch(

@@ -49,6 +49,13 @@ class Tables:
         """TableReader."""
         return [key for key in sorted(self.rows[table]) if len(key) == 8 and key > after][:limit]
 
+    def entity_rows(
+        self, table: str, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """TableReader."""
+        keys = [key for key in self.entity_keys(table, after, limit) if until is None or key <= until]
+        return [(key, self.rows[table][key]) for key in keys]
+
     def write(self, writes: Writes) -> None:
         """What the lane's store does."""
         for table, rows in writes.rows.items():

@@ -51,6 +51,13 @@ class Tables:
         """TableReader."""
         return []
 
+    def entity_rows(
+        self, table: str, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """TableReader."""
+        keys = [key for key in self.entity_keys(table, after, limit) if until is None or key <= until]
+        return [(key, self.rows[table][key]) for key in keys]
+
     def write(self, writes: Writes) -> None:
         """What the store does."""
         for key, value in (row for rows in writes.rows.values() for row in rows):

@@ -9,6 +9,7 @@ import pytest
 from planted import user_event
 
 from domain.n2o import N2OLayout
+from domain.rollout import SLOTS
 from domain.user_row import FINGERPRINT
 from domain.user_state import EventBatch, fold
 from schemas.codec import codec
@@ -90,8 +91,9 @@ def test_a_user_without_a_row_has_nothing() -> None:
         assert found.head is None and found.offset is None and not len(found.newest_first)
 
 
-def test_records_are_the_newest_of_their_version_below_the_offset() -> None:
-    """Later rows, rows of other versions and other items are left out; a deletion takes the row away."""
+@pytest.mark.parametrize("slot", SLOTS)
+def test_records_are_the_newest_of_their_version_below_the_offset(slot: str) -> None:
+    """Later rows, rows of other versions and other items are left out, in every slot; a deletion takes a row away."""
     encode = codec("n2o_row").encode
 
     def row(item: int, tag: int, time_ms: int) -> tuple[bytes, bytes]:
@@ -112,7 +114,7 @@ def test_records_are_the_newest_of_their_version_below_the_offset() -> None:
     found = {
         below: {
             int(record["item_id"]): int(record["event_time_ms"])
-            for record in asyncio.run(past(log, "n2o_a", below).records(ids, LAYOUT, 5)).records
+            for record in asyncio.run(past(log, slot, below).records(ids, LAYOUT, 5)).records
         }
         for below in (0, 1, 2, 4, 6, 7)
     }

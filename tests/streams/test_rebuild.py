@@ -51,6 +51,13 @@ class Tables:
         """TableReader."""
         return [key for key in sorted(self.rows[table]) if key > after][:limit]
 
+    def entity_rows(
+        self, table: str, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """TableReader."""
+        keys = [key for key in self.entity_keys(table, after, limit) if until is None or key <= until]
+        return [(key, self.rows[table][key]) for key in keys]
+
     def write(self, writes: Writes) -> int:
         """What the store does; the number of N2O rows."""
         for table, rows in writes.rows.items():

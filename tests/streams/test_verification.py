@@ -210,6 +210,12 @@ class World:
         """TableReader."""
         return self.stores[table].entity_keys(after, limit)
 
+    def entity_rows(
+        self, table: str, after: bytes, limit: int, until: bytes | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """TableReader."""
+        return self.stores[table].entity_rows(after, limit, until)
+
     def _activity(self, partition: int, keys: Sequence[bytes]) -> Snapshots:
         """ActivityReader."""
         rows = self.get_many("item_activity", keys)

@@ -74,7 +74,7 @@ def made_up(
     folded = Folded(
         weights(h1), weights(bridges, h1, scale=3), weights(bits, h1), weights(sizes.attended, h1, scale=3),
         weights(categories, h1, scale=2), tuple(past), rng.integers(0, 256, (sizes.attended, width), dtype=np.uint8),
-        rng.random(sizes.attended) < 0.8, rng.permutation(64)[:categories].astype(np.int64),
+        rng.random(sizes.attended) < 0.8, rng.permutation(64)[:categories].astype(np.int64), 1,
     )  # fmt: skip
     layout = sizes.layout
     records = layout.empty(candidates)
@@ -89,4 +89,4 @@ def made_up(
     signed, in_category = rng.random(candidates) < 0.9, rng.random(candidates) < 0.9
     records["flags"] = Flag.HAS_SIGNATURE * signed | Flag.HAS_CATEGORY * in_category
     records["category_id"] = rng.integers(-50, 50, candidates)
-    return Case(sizes, Head.of(arrays, sizes), folded, records.view(np.uint8).reshape(candidates, layout.stride))
+    return Case(sizes, Head.of(arrays, sizes, 1), folded, records.view(np.uint8).reshape(candidates, layout.stride))

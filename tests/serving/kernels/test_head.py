@@ -18,7 +18,7 @@ from tests.serving.conftest import tiny_head
 def test_a_head_of_other_shapes_is_refused_by_name(sizes, name, value) -> None:
     """A missing, wrongly shaped or wrongly typed array is named, and so is a table with a negative weight."""
     arrays = tiny_head(1)
-    Head.of(arrays, sizes)
+    Head.of(arrays, sizes, 1)
     arrays[name] = value
     with pytest.raises(ArtifactError, match=name):
-        Head.of({each: array for each, array in arrays.items() if array is not None}, sizes)
+        Head.of({each: array for each, array in arrays.items() if array is not None}, sizes, 1)

@@ -44,7 +44,7 @@ def test_input_rows_equal_plain_decoding(sizes) -> None:
     )
     records["signature"] = rng.integers(0, 256, (4, 8))
     records["flags"] = [Flag.HAS_SIGNATURE, 0, Flag.HAS_SIGNATURE, Flag.HAS_SIGNATURE]
-    head, folded = Head.of(tiny_head(1), sizes), _folded(rng, sizes)
+    head, folded = Head.of(tiny_head(1), sizes, 1), _folded(rng, sizes)
     out = np.full((4, input_width(sizes)), np.nan, dtype=np.float32)
     assemble(records, head, folded, sizes, out)
     signs = np.unpackbits(records["signature"], axis=1) * 2.0 - 1
@@ -63,7 +63,7 @@ def _folded(rng: np.random.Generator, sizes) -> Folded:
     weights = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     groups = tuple(rng.integers(0, 256, (count, 8), dtype=np.uint8) for count in (3, 9))
     attended = rng.integers(0, 256, (sizes.attended, 8), dtype=np.uint8)
-    return Folded(*weights, groups, attended, np.arange(sizes.attended) % 3 > 0, np.array([5, 0]))
+    return Folded(*weights, groups, attended, np.arange(sizes.attended) % 3 > 0, np.array([5, 0]), 1)
 
 
 def test_attention_is_the_tables_weight_by_equal_bits_of_sum_one(sizes) -> None:
@@ -99,7 +99,8 @@ def test_scores_are_the_network(sizes) -> None:
     """Two layers with relu and a sigmoid, also where the logit is large enough to overflow exp."""
     rng, (h1, h2) = np.random.default_rng(2), sizes.hidden
     normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731 - three uses, one line
-    head = Head(normal(4, h1), normal(8, h1), normal(65), normal(h1, h2), normal(h2), normal(h2) * 200, np.float32(0.3))
+    weights = normal(4, h1), normal(8, h1), normal(65), normal(h1, h2), normal(h2), normal(h2) * 200, np.float32(0.3)
+    head = Head(*weights, version_tag=1)
     inputs, weights, bias, added = normal(50, 10), normal(10, h1), normal(h1), normal(50, h1)
     hidden = np.maximum(inputs.astype("f8") @ weights + bias + added, 0)
     logits = np.maximum(hidden @ head.w2 + head.b2, 0) @ head.w3 + head.b3

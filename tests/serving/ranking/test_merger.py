@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from domain.quality import Costs, Quality
-from schemas.errors import BadInput, Corrupt, Unavailable
+from schemas.errors import BadInput, Unavailable, VersionMismatch
 from serving.ranking import service
 from serving.ranking.deadline import Deadline
 from serving.ranking.merger import Ask, Merger
@@ -74,9 +74,9 @@ def test_only_histories_of_like_lengths_share_a_run(live, monkeypatch) -> None:
     version, runs = live.versions.live, []
     run = type(version.phase).run
 
-    def counted(phase, inputs, records, known):
+    def counted(phase, inputs, rows):
         runs.append(inputs.present.shape)
-        return run(phase, inputs, records, known)
+        return run(phase, inputs, rows)
 
     monkeypatch.setattr(type(version.phase), "run", counted)
     users = live.store.users
@@ -108,7 +108,7 @@ def test_a_request_keeps_the_version_that_it_began_with(live, make_artifact) -> 
     np.testing.assert_array_equal(again.ranked.scores, before.ranked.scores)
     assert np.abs(after.ranked.scores - before.ranked.scores).max() > 1e-3
     assert after.user_phase == How.COMPUTED, "the old version's state is no answer of the new one"
-    with pytest.raises(Corrupt, match="not scored"):
+    with pytest.raises(VersionMismatch, match="scores: user of version"):
         Scorer().rank(begun.version, under_test.prepare(ask()).pending.state, CANDIDATES, 5, StageClock())
 
 

@@ -129,11 +129,11 @@ def test_an_artifact_of_another_deployment_is_refused(make_artifact, tmp_path, f
 def test_a_graph_that_cannot_serve_is_refused() -> None:
     """Bytes that are no graph, other inputs and outputs of other sizes are refused before any request."""
     with pytest.raises(ArtifactError, match="cannot be loaded"):
-        UserPhase(b"no graph", SIZES)
+        UserPhase(b"no graph", SIZES, 1)
     with pytest.raises(ArtifactError, match="must have inputs"):
-        UserPhase(tiny_graph(1).replace(b"windows", b"windoes"), SIZES)
+        UserPhase(tiny_graph(1).replace(b"windows", b"windoes"), SIZES, 1)
     with pytest.raises(ArtifactError, match="finite outputs"):
-        UserPhase(tiny_graph(1), replace(SIZES, hidden=(6, 4))).warm()
+        UserPhase(tiny_graph(1), replace(SIZES, hidden=(6, 4)), 1).warm()
 
 
 def test_pickled_arrays_are_refused(make_artifact, tmp_path) -> None:

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from schemas.errors import Corrupt
+from schemas.errors import Corrupt, VersionMismatch
+from serving.joining import MISMATCHES
 from serving.ranking.deadline import Deadline
 from serving.user.batches import BatchSettings
 from serving.user.user_side import Asked, How, Pending, UserSide, state_time
@@ -111,9 +112,10 @@ def test_a_state_of_another_version_is_no_fallback() -> None:
 def test_a_state_of_another_version_is_refused_and_counted() -> None:
     """Should the user phase ever hand out another version's state, the request fails instead of mixing."""
     users = side(lambda version, wanted: [State(NEW.tag if each.head else OLD.tag, each) for each in wanted])
-    with pytest.raises(Corrupt, match="of version 0000000000000008"):
+    refused = MISMATCHES["an answer"]
+    with pytest.raises(VersionMismatch, match="of version 0000000000000008"):
         answer(users, OLD, asked(1))
-    assert users.mixed == 1
+    assert MISMATCHES["an answer"] == refused + 1
 
 
 def test_a_user_whose_row_is_bad_degrades_alone() -> None:
@@ -220,4 +222,3 @@ def test_whatever_the_schedule_every_request_is_answered_by_its_own_version(seed
         users.state(pending)
         done = pending.flight is None or pending.flight.done()
         assert done, "no flight is ever left open"
-    assert users.mixed == 0
