@@ -12,5 +12,6 @@ tables/    store.py over slab.py (rows of a version), rows_db.py with users.py a
            inside a slab slab_file.py, id_index.py, places.py, epochs.py, readers.py, slab_kernel.py; two_buffers.py
 feeding/   processes.py > feeder.py > bootstrap.py, feed.py, state_upkeep.py > store_writer.py; state.py (folder)
 kernels/   what a candidate costs, in C, numba and numpy
+joining.py where parts of a model meet, and unlike ones are refused
 Beside     stages.py, metrics.py and process_metrics.py, client.py, edge.py
 """

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Where an artifact cannot be reached for so long, whoever published it should hear of it.
 _REACHED_WITHIN_S: Final = 60.0
+#: A fetch that takes longer stands still: an artifact has some megabytes.
+_FETCHED_WITHIN_S: Final = 600.0
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 8.0
 
@@ -31,8 +33,12 @@ _LONGEST_WAIT_S: Final = 8.0
 class ArtifactChecks:
     """Verdicts on published versions, by the offset of the command that published them."""
 
-    def __init__(self, deployment: Deployment, *, reached_within_s: float = _REACHED_WITHIN_S) -> None:
-        self._deployment, self._reached_within_s = deployment, reached_within_s
+    def __init__(
+        self, deployment: Deployment, *,
+        reached_within_s: float = _REACHED_WITHIN_S, fetched_within_s: float = _FETCHED_WITHIN_S,
+    ) -> None:  # fmt: skip
+        self._deployment = deployment
+        self._reached_within_s, self._fetched_within_s = reached_within_s, fetched_within_s
         self._tasks: dict[int, asyncio.Task[str]] = {}
 
     def look_at(self, versions: Iterable[Version]) -> None:
@@ -59,9 +65,12 @@ class ArtifactChecks:
         deadline, wait_s = time.monotonic() + self._reached_within_s, _FIRST_WAIT_S
         while True:
             try:
-                await asyncio.to_thread(self._check, version)
+                async with asyncio.timeout(self._fetched_within_s):
+                    await asyncio.to_thread(self._check, version)
             except ArtifactError as error:
                 return str(error)
+            except TimeoutError:
+                return f"fetching {version.uri} stands still after {self._fetched_within_s:.0f} s: publish it again"
             except Unavailable as error:
                 if time.monotonic() + wait_s > deadline:
                     return f"{error}; tried for {self._reached_within_s:.0f} s: publish it again when it can be reached"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,18 @@ from schemas.records import ItemRow
 def tower(exported: Exported) -> LoadedTower:
     """The exported tower."""
     return LoadedTower.open(exported.folder, exported.manifest)
+
+
+def test_towers_are_opened_by_several_threads_at_once(exported: Exported) -> None:
+    """A take-over loads every version that is fed, each in a thread of its own, and all of them load."""
+    together = threading.Barrier(4)
+
+    def opened(_: int) -> LoadedTower:
+        together.wait(20)
+        return LoadedTower.open(exported.folder, exported.manifest)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(list(threads.map(opened, range(4)))) == 4
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,3 +93,23 @@ def test_who_cannot_be_reached_is_asked_again_and_given_up_in_the_end(
     assert "no answer" in verdict and "publish it again" in verdict
     silent(1)
     assert verdicts(ArtifactChecks(deployment), version) == {3: ""}
+
+
+def test_a_fetch_that_stands_still_is_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever for a store that takes the question and gives no answer."""
+    answer = threading.Event()
+    monkeypatch.setattr("streams.artifact_checks.local_artifact", lambda *_: answer.wait(20))
+    version = published(plain_artifact(tmp_path / "a"))
+    checks = ArtifactChecks(Deployment(data_dir=tmp_path), fetched_within_s=0.1)
+
+    async def found() -> str:
+        checks.look_at([version])
+        try:
+            async with asyncio.timeout(10):
+                while not checks.verdicts:  # noqa: ASYNC110 - a poll, as the coordinator does it
+                    await asyncio.sleep(0.01)
+            return checks.verdicts[3]
+        finally:
+            answer.set()
+
+    assert "stands still" in asyncio.run(found())
