@@ -68,9 +68,9 @@ def fleet(broker: Any, artifacts: dict[str, Path], tmp_path_factory: pytest.Temp
                 drained(deployment, *fleet.workers, within_s=90)
                 first = next(iter(artifacts))
                 publish(deployment, str(artifacts[first]))
-                wait_for(fleet._followed, 90, lambda: "item vectors do not follow what users do")
                 fleet.server.start(*SERVE)
                 wait_for(lambda: (fleet.server.ready() or {}).get("model_version") == first, 60, fleet.server.ready)
+                wait_for(fleet._followed, 90, lambda: "item vectors do not follow what users do")
                 with fleet.under_load():
                     fleet.wait_phase(first, Phase.LIVE)
                     fleet.wait_answers(first)
