@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cli.demo_fleet import Fleet
+from domain.rollout import SLOTS
 from schemas.errors import BadInput, Unavailable
 from schemas.ids import hashed_id
 from schemas.records import UserEvent
@@ -222,7 +223,7 @@ class Story:
         self._summary.events_in += len(live)
         time.sleep(1)
         body = self._answer(f"/v1/freshness?window_s={time.monotonic() - started_s:.1f}")
-        tables = [each for name, each in body["tables"].items() if name in ("n2o_a", "users") and each["batches"]]
+        tables = [each for name, each in body["tables"].items() if name in (*SLOTS, "users") and each["batches"]]
         self._summary.freshness_ms = {
             name: max((each[f"{name}_ms"] for each in tables), default=None) for name in ("p50", "p99")
         }

@@ -21,7 +21,7 @@ from schemas.deployment import Deployment
 from schemas.errors import Corrupt
 from schemas.ids import WATERMARK_KEY
 from streams.batching import FetchedBatch
-from streams.fold import Piece, Writes
+from streams.fold import Outgoing, Piece, Writes
 from streams.lane import Lane
 from streams.store import Row
 
@@ -39,10 +39,17 @@ class Record:
 
 
 class CountFold:
-    """Counts events per key: the fold that shows a lost or doubled record at once. Row: last offset, count."""
+    """Counts events per key: the fold that shows a lost or doubled record at once. Row: last offset, count.
+
+    From when it is `fed`, table "built" gets every row too, scans add what it lacks, and once they are through, a
+    record to topic "progress" promises that it lacks nothing from there on.
+    """
 
     source = "events"
-    tables = ("counts", "copies")
+    tables = ("counts", "copies", "built")
+
+    def __init__(self) -> None:
+        self.fed = False
 
     def fold(self, partition: int, topic_id: int, records: Sequence[Any], tables: Any) -> Writes:
         """Count; a row skips what it has."""
@@ -53,11 +60,23 @@ class CountFold:
             if record.offset > last:
                 rows[record.key] = record.offset, count + 1
         encoded = [(key, f"{last},{count}".encode()) for key, (last, count) in rows.items()]
-        return Writes({"counts": encoded, "copies": encoded})
+        return Writes({"counts": encoded, "copies": encoded, **({"built": encoded} if self.fed else {})})
 
     def rebuild(self, partition: int, tables: Any, at: Any, limit: int) -> Piece:
-        """Nothing."""
-        return Piece(None, at, more=False)
+        """Two rows of "built" that it lacks, or that are older."""
+        after = at if isinstance(at, bytes) else b""
+        if not self.fed or after == _THROUGH:
+            return Piece(None, at, more=False)
+        keys = tables.entity_keys("counts", after, 2)
+        if not keys:
+            return Piece(Writes({}, outgoing=[Outgoing("progress", 0, b"done", b"")]), _THROUGH, more=False)
+        pairs = zip(keys, tables.get_many("counts", keys), tables.get_many("built", keys), strict=True)
+        stale = [(key, count) for key, count, built in pairs if count != built]
+        return Piece(Writes({"built": stale}) if stale else None, keys[-1], more=True)
+
+
+#: Behind every key.
+_THROUGH = b"\xff" * 16
 
 
 def _count(value: bytes | None) -> tuple[int, int]:
@@ -84,6 +103,7 @@ class Broker:
     committed: set[int] = field(default_factory=set)
     open: dict[str, int] = field(default_factory=dict)
     transactions: int = 0
+    decided: bool = False  #: that "built" is to be built
 
     def take_over(self, identity: str) -> int:
         """Abort the id's open transaction and fence its owner; the new epoch."""
@@ -184,6 +204,10 @@ class MemoryStore:
         found = self.rows.get(WATERMARK_KEY)
         return None if found is None else codec("watermark").decode(found)
 
+    def entity_keys(self, after: bytes, limit: int) -> list[bytes]:
+        """Keys of rows."""
+        return sorted(key for key in self.rows if key > after and key != WATERMARK_KEY)[:limit]
+
     def put_many(self, rows: Sequence[Row], changelog_offset: int) -> None:
         """Atomic, as a WriteBatch is."""
         assert changelog_offset > self.changelog_offset, "a store never goes back"
@@ -278,6 +302,19 @@ class Worker:
         tables: Any = {name: MemoryTable(name, disk) for name in CountFold.tables}
         app: Any = SimpleNamespace(consumer=self.consumer)
         self.lane = Lane(app, Deployment(partitions=1), CountFold(), tables, self, exit_process=self._exit)
+        self.lane.before_taking_over = self.read_decisions
+
+    async def read_decisions(self) -> None:
+        """What was decided by now."""
+        decided = self.broker.decided
+        await self.step()
+        self.hear(decided)
+
+    def hear(self, decided: bool) -> None:
+        """What was decided some time ago."""
+        if decided and not self.lane.fold.fed:  # type: ignore[attr-defined]
+            self.lane.fold.fed = True  # type: ignore[attr-defined]
+            self.lane.wake()
 
     async def topic_id(self, topic: str) -> int:
         """Rim."""

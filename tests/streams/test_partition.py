@@ -14,8 +14,11 @@ from schemas.ids import WATERMARK_KEY
 from streams.fold import Piece, RebuildPlace
 
 
-async def _schedule(seed: int) -> Broker:
-    """One partition, up to three workers, sixty random things that happen to them, then quiet until all is applied."""
+async def _schedule(seed: int, *, read_on: bool = True) -> Broker:
+    """One partition, up to three workers, sixty random things that happen to them, then quiet until all is applied.
+
+    Without `read_on`, workers take over without reading what was decided.
+    """
     chance = random.Random(seed)
     broker = Broker()
     disks: list[dict[str, MemoryStore]] = [{}, {}, {}]
@@ -29,6 +32,8 @@ async def _schedule(seed: int) -> Broker:
         if worker is not None:
             await worker.bury()
         worker = workers[number] = Worker(broker, disks[number], chance)
+        if not read_on:
+            worker.lane.before_taking_over = _at_once
         return worker
 
     def pump(worker: Worker, lose: float) -> None:
@@ -45,6 +50,10 @@ async def _schedule(seed: int) -> Broker:
             broker.source.append(Record(len(broker.source), key, b""))
         current = workers[owner]
         assert current is not None
+        broker.decided = broker.decided or chance.random() < 0.1
+        for worker in workers:
+            if worker is not None and worker.alive and worker.awake.is_set() and chance.random() < 0.1:
+                worker.hear(broker.decided)
         event = chance.random()
         if event < 0.08:
             current.crash_in = chance.randrange(1, 12)
@@ -98,15 +107,52 @@ async def _settle(broker, workers, owner, boot, pump) -> None:  # type: ignore[n
 
 def _check(broker: Broker) -> None:
     expected = Counter(record.key for record in broker.source)
+    _check_promise(broker)
     for table in ("counts-changelog", "copies-changelog"):
         rows = broker.table(table) if table in broker.changelogs else {}
         rows.pop(WATERMARK_KEY, None)
         assert {key: int(value.split(b",")[1]) for key, value in rows.items()} == dict(expected)
 
 
+def _check_promise(broker: Broker) -> None:
+    """Every transaction behind the first that promised "built" to be complete leaves it equal to "counts"."""
+    promises = [row[2] for row in _log(broker, "progress") if row is not None and row[2] in broker.committed]
+    if not promises:
+        return
+    tables: dict[str, dict[bytes, bytes | None]] = {"counts": {}, "built": {}}
+    for number in sorted(broker.committed):
+        for table, rows in tables.items():
+            rows.update({row[0]: row[1] for row in _log(broker, f"{table}-changelog") if row and row[2] == number})
+            rows.pop(WATERMARK_KEY, None)
+        if number >= min(promises):
+            assert tables["counts"] == tables["built"], f"transaction {number} broke the promise of {min(promises)}"
+
+
+def _log(broker: Broker, topic: str) -> list[tuple[bytes, bytes | None, int] | None]:
+    return broker.changelogs[topic].rows if topic in broker.changelogs else []
+
+
+async def _at_once() -> None:
+    return None
+
+
+def test_a_take_over_that_does_not_read_what_was_decided_breaks_promises() -> None:
+    """What the test below relies on: without reading decisions first, some schedule loses rows of a built table."""
+    broken = 0
+    for seed in range(150):
+        try:
+            _check_promise(asyncio.run(asyncio.wait_for(_schedule(seed, read_on=False), 60)))
+        except AssertionError:
+            broken += 1
+    assert broken
+
+
 @pytest.mark.parametrize("block", range(10))
 def test_no_schedule_of_crashes_loses_or_doubles_a_record(block: int) -> None:
-    """In a hundred seeded schedules a block, every key's count equals the log, in both tables, whatever crashed."""
+    """In a hundred seeded schedules a block, every key's count equals the log, in both tables, whatever crashed.
+
+    And once a table that is built beside them was reported as complete, it never lacks a row again.
+    """
     for seed in range(block * 100, block * 100 + 100):
         broker = asyncio.run(asyncio.wait_for(_schedule(seed), 60))
         try:
