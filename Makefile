@@ -38,7 +38,7 @@ faults: install ## The crash tests: kill -9, pauses, rebalances, disks, brokers
 demo: install ## The whole system on a bundled log; JSON=1 prints the summary as JSON, KEEP=1 leaves it running
 	$(BIN)/aif demo $(if $(JSON),--json) $(if $(KEEP),--keep)
 
-bench: install ## Measure against rivals and physical limits; WHAT=streams (the default), windows or serving
+bench: install ## Measure against rivals and physical limits; WHAT=streams (the default), windows, serving or rollout
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.lock --editable '.[$(EXTRAS),bench]'
 	$(BIN)/aif bench $(or $(WHAT),streams) $(ARGS)
 

@@ -23,7 +23,7 @@ __all__ = ["MEASURES", "measure_rollout"]
 
 _WORKER: Final = "bench.rollout_worker"
 #: As the lane's pieces are where nothing else happens.
-_ROWS_A_TIME: Final = 8_000
+_ROWS_A_TIME: Final = 16_000
 _POLL_S: Final = 0.02
 Progress = Callable[[str], None]
 

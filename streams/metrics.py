@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from domain.decisions import Coverage
+from domain.rollout import Version
 from streams.fold import Writes
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "model_loads_failed",
     "rebuilt",
     "rollout_unreadable",
+    "slots",
     "transaction_seconds",
 ]
 
@@ -39,6 +42,7 @@ _build_items_per_s = Gauge("aif_build_items_per_s", "Items a second of that buil
 _build_seconds_left = Gauge("aif_build_seconds_left", "Time left of that build; NaN where it is unknown or none is.")
 model_loads_failed = Counter("aif_model_loads_failed", "Attempts to load the item model of a version that failed.")
 fed_without_model = Gauge("aif_fed_versions_without_model", "Versions whose rows fall behind: no model of theirs here.")
+_slot_versions = Gauge("aif_slot_version", "1 for the version that a slot holds.", ["table", "version", "phase"])
 rollout_unreadable = Counter("aif_rollout_unreadable", "Decisions that this build cannot read.")
 
 
@@ -57,6 +61,15 @@ def rebuilt(source: str, writes: Writes) -> None:
     """Count a committed piece of a rebuild."""
     for table, rows in writes.rows.items():
         _rebuilt.labels(table).inc(len(rows))
+    for outcome, count in writes.counts.items():
+        _outcomes.labels(source, outcome).inc(count)
+
+
+def slots(fed: Iterable[Version]) -> None:
+    """Show which versions the slots hold: with aif_table_rows, the rows written by version."""
+    _slot_versions.clear()
+    for version in fed:
+        _slot_versions.labels(version.slot, version.name, version.phase).set(1)
 
 
 def build(coverage: Coverage | None) -> None:

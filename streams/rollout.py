@@ -165,6 +165,7 @@ class RolloutFollower:
             loading = self._loading[version.name]
             feeds[slot] = Feed(version, loading.model, loading.problem)
         self.feeds = feeds
+        metrics.slots(self.state.fed.values())
         metrics.fed_without_model.set(sum(feed.model is None for feed in feeds.values()))
         self._feed(feeds)
 

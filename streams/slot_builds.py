@@ -12,6 +12,7 @@ is applied. An item behind the scan has a row, or is rejected.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from streams.item_model import Feed, ItemModel
 from streams.store import Row
 
 __all__ = ["Build", "PartitionSlots", "remade"]
+
+logger = logging.getLogger(__name__)
 
 #: Between two reports on a build.
 _REPORT_EVERY_S: Final = 1.0
@@ -192,8 +195,15 @@ class PartitionSlots:
         else:
             build.done = True
             self._items = build.looked
+            logger.log(
+                logging.WARNING if build.rejected else logging.INFO,
+                "partition %d: %s has the rows of model %s (%s): %d items, %d of them rejected", self._partition, slot,
+                build.version, feed.version.phase, build.looked, len(build.rejected),
+            )  # fmt: skip
         reports = [self._report(feed.version, build)] if build.due(self._clock()) and feed.building else []
-        return Writes({slot: rows} if rows else {}, outgoing=reports) if rows or reports else None
+        if not rows and not reports:
+            return None
+        return Writes({slot: rows} if rows else {}, counts={"not_finite": len(rejected)}, outgoing=reports)
 
     @staticmethod
     def _made(
@@ -240,7 +250,8 @@ class PartitionSlots:
             if keys:
                 self._emptying[slot] = keys[-1]
                 return Writes({slot: [(key, None) for key in keys]}), True, len(keys)
-            self._emptying.pop(slot, None)
+            if self._emptying.pop(slot, None) is not None:
+                logger.info("partition %d: %s is free and empty", self._partition, slot)
             self._empty.add(slot)
         return None, False, 0
 

@@ -138,7 +138,7 @@ def test_a_roll_back_ends_a_build(fleet: RolloutFleet) -> None:
 
 
 def test_the_server_dies_in_the_middle_of_a_flip(fleet: RolloutFleet) -> None:
-    """kill -9 of one scoring process, and then of the whole server, at the moment of a decision: it answers after."""
+    """kill -9 of one process of the server, and then of all, at the moment of a decision: it answers by it after."""
     all_there(fleet)
     for kill_all in (False, True):
         version = offered(fleet, terms=Terms(auto=False))
