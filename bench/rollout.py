@@ -36,7 +36,7 @@ def measure_rollout(keys: list[str], items: int, repetitions: int, progress: Pro
     if unknown := sorted(set(keys) - set(MEASURES)):
         raise BadInput(f"{', '.join(unknown)} cannot be measured; choose from {', '.join(MEASURES)}")
     cores = Cores.available()
-    surroundings, found = machine(cores), {}
+    surroundings, found = machine(cores), dict[str, Any]()
     with pinned(cores.rest), own_broker() as (servers, folder):
         bench = Bench(servers, folder, cores, items, items)
         for key in keys or MEASURES:

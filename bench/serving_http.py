@@ -50,10 +50,10 @@ class Server:
             "--bootstrap-servers", deployment.bootstrap_servers, "--prefix", deployment.prefix,
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIF_")}
-        with self._log.open("ab") as log, pinned(core):
+        with self._log.open("ab") as lines, pinned(core):
             started_s = time.perf_counter()
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines, env=environment, start_new_session=True
             )
         try:
             self._wait_until_ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from cli.options import size_option
 from schemas.errors import BadInput
 
 __all__ = ["LOGS", "command"]
@@ -42,6 +44,9 @@ _OTHER: Final = _Plan(300_000, 0.2, 12_000, 6_000)
 _SMALL: Final = 10
 #: Off a terminal, a line of progress at most so often.
 _SAY_EVERY_S: Final = 20.0
+#: Asks torch to keep tensors of megabytes in large pages. A step of training allocates hundreds of them, and touching
+#: each small page for the first time took a third of it. Read by torch at its first allocation.
+_LARGE_PAGES: Final = ("THP_MEM_ALLOC_ENABLE", "1")
 
 
 @click.command()
@@ -51,13 +56,15 @@ _SAY_EVERY_S: Final = 20.0
 @click.option("--log", "logs", multiple=True, metavar="NAME", help="Only this data set or `planted`; repeat for more")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of every model")
 @click.option("--trained", type=click.IntRange(2), help="Train on at most so many examples of each log")
+@size_option
 @click.option("--small", is_flag=True, help="A tenth of the examples and two seeds: minutes, and wide intervals")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Write a JSON file per log and results.md there"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
 def command(
-    run: bool, logs: tuple[str, ...], seeds: int, trained: int | None, small: bool, out: Path | None, as_json: bool
+    run: bool, logs: tuple[str, ...], seeds: int, trained: int | None, sizes: tuple[str, ...], small: bool,
+    out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare AIF with popularity, two towers, COLD, DIN, ETA and the full ranker, on the same data and budget.
 
@@ -70,13 +77,14 @@ def command(
       aif evaluate --json | jq .gap_recovered
       aif evaluate --run --out docs/evaluation
       aif evaluate --run --small --log planted
+      aif evaluate --run --log online-retail-2 --size signature_bits=256 --size tiers=16 --size din=none
     """
     from models.evaluation.summary import over_logs, text
 
     if run:
-        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, trained, small, quiet=as_json)
-    elif small or out or trained:
-        raise BadInput("--small, --trained and --out belong to a new run: add --run")
+        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, trained, sizes, small, quiet=as_json)
+    elif small or out or trained or sizes:
+        raise BadInput("--small, --trained, --size and --out belong to a new run: add --run")
     else:
         measured = _recorded(_RECORDED)
         if missing := set(logs) - set(measured):
@@ -100,11 +108,14 @@ def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
-    """Say on stderr which logs were recorded with a model of other inputs or sizes than this build's."""
+    """Say on stderr which logs were recorded with a model of other inputs or sizes than this build's; those that the
+    run asked for (--size) are not meant."""
     from models.config import ModelConfig
 
-    now = json.loads(json.dumps(asdict(ModelConfig().dimensions)))  # as a record has them: lists for tuples
-    if older := [name for name, log in measured.items() if log["dimensions"] != now]:
+    def now(log: dict[str, Any]) -> Any:
+        return json.loads(json.dumps(asdict(ModelConfig(**log["sizes"]).dimensions)))  # as a record has them: lists
+
+    if older := [name for name, log in measured.items() if log["dimensions"] != now(log)]:
         click.echo(
             f"aif: {', '.join(older)}: recorded with other model inputs or sizes than this build's; measure again with "
             "`aif evaluate --run --out docs/evaluation`",
@@ -113,20 +124,23 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
 
 
 def _measured(
-    logs: tuple[str, ...], seeds: int, trained: int | None, small: bool, quiet: bool
+    logs: tuple[str, ...], seeds: int, trained: int | None, sizes: tuple[str, ...], small: bool, quiet: bool
 ) -> dict[str, dict[str, Any]]:
     import platform
 
+    os.environ.setdefault(*_LARGE_PAGES)
     import torch
     from rich.console import Console
 
     from cli.train import _bars
     from models.baselines.parts import BaselineConfig
     from models.config import ModelConfig
+    from models.config import sizes as parsed
     from models.evaluation.contest import ContestOptions, contest
     from models.evaluation.summary import summary
 
-    config, sizes, results, size = ModelConfig(), BaselineConfig(), {}, _SMALL if small else 1
+    asked = parsed(sizes)
+    config, results, size = ModelConfig(**asked), {}, _SMALL if small else 1
     lines = _Lines(wanted=not quiet and not sys.stderr.isatty())
     with _bars(Console(stderr=True, quiet=not sys.stderr.isatty())) as bars:
         for name in logs:
@@ -142,13 +156,15 @@ def _measured(
                 bars.update(task, description=f"{name}, {what}", completed=at.step, total=at.steps)
                 lines.say(f"{name}, {what}: step {at.step} of {at.steps}")
 
-            found = summary(contest(log, config, sizes, options, show, truth))
+            found = summary(contest(log, config, BaselineConfig(), options, show, truth))
             results[Path(name).stem] = {
                 "command": f"aif evaluate --run --log {name}"
                 + (" --small" if small else f" --seeds {seeds}")
-                + (f" --trained {trained}" if trained else ""),
+                + (f" --trained {trained}" if trained else "")
+                + "".join(f" --size {each}" for each in sizes),
                 "seeds": list(options.seeds),
                 "minutes": round((time.monotonic() - started) / 60, 1),
+                "sizes": asked,
                 "dimensions": asdict(config.dimensions),
                 "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread",
                 **found,

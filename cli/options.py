@@ -14,10 +14,19 @@ import click
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, Unavailable
 
-__all__ = ["broker_record", "data_dir_option", "deployment_options", "require_broker"]
+__all__ = ["broker_record", "data_dir_option", "deployment_options", "require_broker", "size_option"]
 
 #: A command says that its broker does not answer within this time; the promise to the user is 10 s.
 _ANSWER_WITHIN_S: Final = 4.0
+
+#: Adds `--size NAME=VALUE`, passed as `sizes: tuple[str, ...]`, which `models.config.sizes` reads.
+size_option: Final = click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another size of the model, as tiers=16; repeat for more",
+)
 
 
 def broker_record(data_dir: Path) -> Path:

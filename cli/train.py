@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from cli.options import data_dir_option
+from cli.options import data_dir_option, size_option
+from schemas.errors import BadInput
 
 __all__ = ["command"]
 
@@ -48,6 +49,7 @@ _SCHEMAS = ("item_row", "item_update", "n2o_row", "user_event", "user_head")
     metavar="[WEIGHT]",
     help="Train the full ranker first, and learn its order with this weight; alone: 1",
 )
+@size_option
 @click.option(
     "--calibrate/--no-calibrate", default=True, help="Fold a slope and offset of the held-out tail into the head"
 )
@@ -68,6 +70,7 @@ def command(
     limit: int | None,
     distill: float,
     align: float,
+    sizes: tuple[str, ...],
     calibrate: bool,
     state: Path | None,
     threads: int,
@@ -84,14 +87,16 @@ def command(
       aif train --dataset online-retail-2 --limit 70000
       aif train --dataset kuairand-exposures --epochs 3 --seed 7
       aif train --dataset online-retail-2 --distill --align 0.5
+      AIF_SIGNATURE_BITS=256 aif train --dataset online-retail-2 --size tiers=16 --size din=none
       aif train --dataset my-mapping.json --path logs/ --out artifacts/ --json
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from rich.console import Console
 
     from cli.code_version import code_version
-    from models.config import ModelConfig
+    from models.config import DEPLOYMENTS_SIZES, ModelConfig
+    from models.config import sizes as parsed
     from models.export import export
     from models.log import Log
     from models.state import save_state
@@ -101,7 +106,10 @@ def command(
     from schemas.deployment import Deployment
 
     deployment = Deployment.from_env(os.environ, data_dir=data_dir)
-    config = ModelConfig.of(deployment)
+    asked = parsed(sizes)
+    if fixed := [name for name in asked if name in DEPLOYMENTS_SIZES]:
+        raise BadInput(f"{fixed[0]} is the deployment's, which workers share: set it by its AIF_* variable, not --size")
+    config = replace(ModelConfig.of(deployment), **asked)
     source = open_dataset(dataset, path, limit=limit, strict=strict, embedding_dim=config.embedding_dim)
     source.rejects_path = deployment.data_dir / "train" / f"{source.mapping.name}.rejects.jsonl"
     options = TrainingOptions(
@@ -130,6 +138,7 @@ def command(
         "trained_from_ms": trained.trained_from_ms,
         "judged_from_ms": trained.judged_from_ms,
         **asdict(options),
+        "sizes": asked,
         "calibration": trained.calibration and asdict(trained.calibration),
         "code": code_version(),
         "schemas": {name: codec(name).fingerprint.hex() for name in _SCHEMAS},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal
 
 from domain.artifact import Dimensions
 from domain.item_features import ITEM_NUMERIC
@@ -13,12 +14,15 @@ from schemas.deployment import Deployment
 from schemas.errors import BadInput
 from schemas.records import ACTION_CODES, ACTIONS, Action
 
-__all__ = ["ENGAGEMENTS", "ModelConfig"]
+__all__ = ["DEPLOYMENTS_SIZES", "ENGAGEMENTS", "ModelConfig", "sizes"]
 
 #: Actions that count as wanting an item.
 ENGAGEMENTS: Final[tuple[Action, ...]] = (
     "view", "click", "like", "follow", "comment", "share", "favourite", "cart", "purchase", "long_view",
 )  # fmt: skip
+
+#: Sizes that are a deployment's contract: a model is trained with what its deployment says.
+DEPLOYMENTS_SIZES: Final = ("embedding_dim", "signature_bits", "signature_seed", "reembed_interval_ms")
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,7 @@ class ModelConfig:
     @classmethod
     def of(cls, deployment: Deployment) -> ModelConfig:
         """The default model with the sizes that are a deployment's contract."""
-        return cls(
-            embedding_dim=deployment.embedding_dim,
-            signature_bits=deployment.signature_bits,
-            signature_seed=deployment.signature_seed,
-            reembed_interval_ms=deployment.reembed_interval_ms,
-        )
+        return cls(**{name: getattr(deployment, name) for name in DEPLOYMENTS_SIZES})
 
     @property
     def signature_version(self) -> str:
@@ -105,6 +104,28 @@ class ModelConfig:
             user_features=len(WINDOWS) * len(ACTIONS),
             hidden=self.hidden,
         )
+
+
+def sizes(texts: Iterable[str]) -> dict[str, Any]:
+    """Fields of ModelConfig from texts like `tiers=16`: numbers, words, `true` or `false`.
+
+    Raises BadInput for a name that is no such field, and for a value that is no number where one is needed; what the
+    model cannot have ModelConfig itself refuses.
+    """
+    defaults = {each.name: each.default for each in fields(ModelConfig) if isinstance(each.default, (int, str))}
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        _require(name in defaults, name, f"one of {', '.join(defaults)}, written NAME=VALUE", text)
+        if isinstance(defaults[name], bool):
+            _require(value in ("true", "false"), name, "true or false", value)
+            found[name] = value == "true"
+        elif isinstance(defaults[name], int):
+            _require(value.isdecimal(), name, "a whole number", value)
+            found[name] = int(value)
+        else:
+            found[name] = value
+    return found
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:

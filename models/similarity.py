@@ -25,12 +25,16 @@ def tier_counts(equal: Tensor, actions: Tensor, groups: Tensor, tiers: int, bits
     equal [B, C, L] bits of `bits` (-1 for a pair without signatures), actions [B, L] codes, groups [actions, G] of 0
     and 1 -> [B, C, G * T], group after group. Tier t holds similarities in [t/T, (t+1)/T), the last one 1.
     """
+    shape = *equal.shape[:2], groups.shape[1]
+    if not tiers:
+        return groups.new_zeros(*shape[:2], 0)
     member = F.embedding(actions, groups)  # [B, L, G]
-    tier = torch.where(equal < 0, -1, (equal * tiers // bits).clamp(max=tiers - 1))  # [B, C, L]
-    counts = [(tier == each).to(member.dtype) @ member for each in range(tiers)]  # T of [B, C, G]
-    if not counts:
-        return member.new_zeros(*equal.shape[:2], 0)
-    return torch.stack(counts, dim=-1).flatten(-2)
+    tier = torch.where(equal < 0, tiers, (equal * tiers // bits).clamp(max=tiers - 1))  # [B, C, L], T is none
+    # Each behaviour is added to its own counter: comparing all of them with every tier costs T times as much.
+    counts = groups.new_zeros(*shape, tiers + 1)
+    for group in range(groups.shape[1]):
+        counts[:, :, group].scatter_add_(2, tier, member[..., group].unsqueeze(1).expand_as(tier))
+    return counts[..., :tiers].flatten(-2)
 
 
 def of_category(category: Tensor, categories: Tensor, rows: Tensor) -> Tensor:

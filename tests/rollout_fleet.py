@@ -72,7 +72,18 @@ class RolloutFleet(System):
 
     def wait_phase(self, version: str, *phases: Phase, within_s: float = 60) -> None:
         """Wait until a version stands there."""
-        wait_for(lambda: self.phase(version) in phases, within_s, lambda: f"{version} is {self.state}")
+
+        def stands() -> bool:
+            self.supervise()
+            return self.phase(version) in phases
+
+        wait_for(stands, within_s, lambda: f"{version} is {self.state}")
+
+    def supervise(self) -> None:
+        """Start workers again that have ended, as systemd would: they do where the broker is slow to answer."""
+        for worker in self.workers:
+            if worker.process.poll() is not None:
+                worker.start(*REBUILD)
 
     def wait_answers(self, version: str, within_s: float = 60) -> None:
         """Wait until every client is answered by a version."""

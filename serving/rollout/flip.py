@@ -42,7 +42,8 @@ class Flip:
         self._control = control
         self._now_s = monotonic_s
         self._wall_s = wall_s
-        self._covered: tuple[int, float] = (0, 0.0)  #: the epoch whose live version was first found covered, and when
+        #: The live version and since when it is (tag, ms), and when it was first found covered here.
+        self._covered: tuple[tuple[int, int], float] = ((0, 0), 0.0)
         self._switched_ms: int | None = None  #: when the version that answers began to; None where another feeder knew
 
     def advance(self, state: Rollout) -> bool:
@@ -51,8 +52,8 @@ class Flip:
         live, answers = state.live, self._control.live
         if live is None or live.tag == answers or not self._is_covered(live):
             return False
-        if self._covered[0] != state.epoch:
-            self._covered = state.epoch, self._now_s()
+        if self._covered[0] != (live.tag, live.since_ms):
+            self._covered = (live.tag, live.since_ms), self._now_s()
         rows = self._control.warm_rows()
         if not any(live.tag in row.tags for row in rows):
             return False

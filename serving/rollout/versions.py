@@ -98,6 +98,7 @@ class Versions:
         self._row = control.claim_row()
         self._log = RolloutLog(store)
         self._now_s = monotonic_s
+        self._state = Rollout()  #: what `_warm` was made for
         self._warm: dict[int, Version] = {}  #: by tag; replaced whole
         self._last: Version | None = None  #: the version that answered when this was last looked at
         self._models: dict[int, Model] = {}  #: loaded, maybe without rows yet
@@ -113,12 +114,12 @@ class Versions:
     @property
     def upcoming(self) -> Version | None:
         """The version that is building or covered, where it is loaded and has rows."""
-        return self._of(self.rollout.upcoming)
+        return self._of(self._state.upcoming)
 
     @property
     def retained(self) -> Version | None:
         """The version that a roll-back goes to, where it is loaded."""
-        return self._of(self.rollout.retained)
+        return self._of(self._state.retained)
 
     @property
     def in_use(self) -> list[Version]:
@@ -190,6 +191,7 @@ class Versions:
 
         A request that still answers with such a version holds it; memory is freed when the last one ends.
         """
+        self._state = self.rollout
         wanted = {version.tag: version for version in self._wanted()}
         self._models = {tag: model for tag, model in self._models.items() if tag in wanted}
         found = ((tag, self._with_rows(wanted[tag], model)) for tag, model in self._models.items())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from cli.code_version import code_version
@@ -76,3 +77,23 @@ def test_help_has_examples() -> None:
     """Both commands show how to be called."""
     assert "aif train --dataset" in _aif("train", "--help").stdout
     assert "aif artifact check" in _aif("artifact", "--help").stdout
+
+
+def test_a_model_of_other_sizes_is_trained_and_checked(
+    mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sizes of the recorded shop evaluation train, export and pass the check of every part; the manifest says which
+    were asked for. A size that workers share is refused, because its variable decides it."""
+    monkeypatch.setenv("AIF_SIGNATURE_BITS", "256")
+    sizes = ("--size", "tiers=16", "--size", "din=none")
+    done = _aif("train", "--dataset", mapping, "--epochs", 1, *sizes, "--json", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    folder = json.loads(done.stdout)["folder"]
+    manifest = json.loads(_aif("artifact", "inspect", folder, "--json").stdout)
+    assert manifest["training"]["sizes"] == {"tiers": 16, "din": "none"}
+    assert (manifest["dimensions"]["tiers"], manifest["dimensions"]["signature_bits"]) == (16, 256)
+    targets = json.loads(_aif("artifact", "check", folder, "--json").stdout)["targets"]
+    assert all(0 <= each["difference"] < 1e-4 for each in targets)
+
+    refused = _aif("train", "--dataset", mapping, "--size", "signature_bits=128")
+    assert (refused.exit_code, "AIF_*" in refused.output) == (2, True)

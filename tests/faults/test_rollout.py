@@ -68,9 +68,9 @@ def fleet(broker: Any, artifacts: dict[str, Path], tmp_path_factory: pytest.Temp
                 drained(deployment, *fleet.workers, within_s=90)
                 first = next(iter(artifacts))
                 publish(deployment, str(artifacts[first]))
-                wait_for(fleet._followed, 90, lambda: "item vectors do not follow what users do")
                 fleet.server.start(*SERVE)
                 wait_for(lambda: (fleet.server.ready() or {}).get("model_version") == first, 60, fleet.server.ready)
+                wait_for(fleet._followed, 90, lambda: "item vectors do not follow what users do")
                 with fleet.under_load():
                     fleet.wait_phase(first, Phase.LIVE)
                     fleet.wait_answers(first)
@@ -91,9 +91,7 @@ def offered(fleet: RolloutFleet, *, terms: Terms | None = None) -> str:
 
 def all_there(fleet: RolloutFleet) -> None:
     """Every worker runs again, and the live version answers."""
-    for worker in fleet.workers:
-        if worker.process.poll() is not None:
-            worker.start(*REBUILD)
+    fleet.supervise()
     live = fleet.state.live
     assert live is not None
     fleet.wait_answers(live.name)
@@ -164,14 +162,7 @@ def test_the_broker_restarts_in_a_build(fleet: RolloutFleet, broker: Any) -> Non
     time.sleep(2)
     assert fleet.load.count > before
     broker.start()
-
-    def live() -> bool:
-        for worker in fleet.workers:  # what systemd would do
-            if worker.process.poll() is not None:
-                worker.start(*REBUILD)
-        return fleet.phase(version) is Phase.LIVE
-
-    wait_for(live, 120, lambda: f"{version}: {fleet.state} {fleet.workers[0].log_tail()}")
+    fleet.wait_phase(version, Phase.LIVE, within_s=120)
     fleet.wait_answers(version)
 
 

@@ -92,6 +92,7 @@ def system(
                 # Published while the worker still applies the log, as it happens.
                 publish(deployment, str(first_model.exported.folder))
                 system.worker.wait_ready(3 * deployment.partitions)
+                wait_for(system.server.ready, 60)  # it listens; on a slow machine the worker is ready before
                 system.settle()
                 wait_for(lambda: (system.server.ready() or {}).get("model_version") == first_model.version, 60)
                 yield system

@@ -117,6 +117,8 @@ class System:
     def _followed(self) -> bool:
         """Whether every vector is made with its item's newest snapshot; notes those for the shop."""
         phases = {each["phase"]: each["slot"] for each in self.get("/v1/versions")["versions"]}
+        if "live" not in phases:
+            return False
         rows, vectors = self.newest("item_activity"), self.newest(phases["live"])
         decode, decode_vector = codec("item_activity_row").decode, codec("n2o_row").decode
         self.shop.activity = {entity_id(key): decode(value) for key, value in rows.items() if len(key) == 8}

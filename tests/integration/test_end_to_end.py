@@ -297,7 +297,7 @@ def test_a_flip_to_another_model_mixes_nothing(
     assert np.abs(expected[old.version] - expected[new.version]).max() > 100 * TOLERANCE
     with Asker(system, user, candidates, at_ms) as asker:
         wait_for(lambda: len(asker.answers) >= 5, 10)
-        publish(system.deployment, str(new.exported.folder), Terms(min_overlap=0.01))
+        publish(system.deployment, str(new.exported.folder), Terms(min_overlap=0.005))
         wait_for(lambda: asker.answers[-1]["model_version"] == new.version, 60)
         seen = len(asker.answers)
         wait_for(lambda: len(asker.answers) >= seen + 20, 20)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.config import ModelConfig
+from models.config import ModelConfig, sizes
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
 
@@ -31,3 +31,17 @@ def test_hyperplanes_are_the_deployments() -> None:
     """A model made for a deployment names the same hyperplanes as the deployment's workers."""
     deployment = Deployment(embedding_dim=32, signature_bits=128, signature_seed=5)
     assert ModelConfig.of(deployment).signature_version == deployment.signature_version
+
+
+def test_sizes_are_read_from_text() -> None:
+    """Numbers, words and flags of ModelConfig are read by name, each as its field's type; the last of a name holds."""
+    found = sizes(["tiers=4", "din=none", "attention=false", "tiers=16"])
+    assert found == {"tiers": 16, "din": "none", "attention": False}
+    assert ModelConfig(**found).dimensions.attention is False
+
+
+@pytest.mark.parametrize("text", ["tears=4", "tiers", "tiers=four", "tiers=-4", "attention=1", "hidden=8"])
+def test_a_text_that_is_no_size_is_refused(text: str) -> None:
+    """An unknown name, a missing value and one of another type end in a sentence that repeats what was asked."""
+    with pytest.raises(BadInput, match=text.partition("=")[0]):
+        sizes([text])
