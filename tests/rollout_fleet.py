@@ -128,7 +128,7 @@ class RolloutFleet(System):
 
     def churn(self) -> None:
         """Update and delete items of the other half until the end; for a thread."""
-        chance, sender = np.random.default_rng(8), Sender(self.deployment)
+        chance, sender = np.random.default_rng(8), Sender(self.deployment, give_up_after_s=300)
         for number in range(1000, 10**9):
             if self._over.wait(0.02):
                 break

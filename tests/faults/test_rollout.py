@@ -200,9 +200,11 @@ def test_coverage_is_what_the_tables_hold(fleet: RolloutFleet) -> None:
 
 
 def test_no_answer_was_mixed(fleet: RolloutFleet) -> None:
-    """Of all answers so far, none differs from what the version that it names makes of the same rows."""
+    """Of all answers so far, each is of a version that was live, and is what that version makes of the same rows."""
     wait_for(lambda: fleet.load.count >= REQUESTS, 240, lambda: f"{fleet.load.count} answers")
-    assert {answer.version for answer in fleet.load.answers} == set(fleet.artifacts)
+    answered = {answer.version for answer in fleet.load.answers}
+    assert len(answered) > 2
+    assert answered <= {event["version"] for event, _ in fleet.log if event["decision"] == Decision.LIVE}
     assert all(not any(answer.outcomes) for answer in fleet.load.answers), "a candidate had no row"
     assert fleet.largest_difference() < TOLERANCE
     print(f"{fleet.load.count} answers, {len(fleet.load.answers)} distinct, {dict(fleet.load.troubles)}")
