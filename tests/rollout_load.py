@@ -1,4 +1,4 @@
-"""Clients that ask the same rank requests again and again, and keep every distinct answer with how often it came.
+"""Clients that ask the same rank requests at a rate, and keep every distinct answer with how often it came.
 
 Items and users of the requests are left alone while the clients ask, so an answer depends on the request and the model
 version alone: whatever answer is of two versions at once stands out, and each distinct one is scored again offline.
@@ -18,6 +18,8 @@ import numpy as np
 from serving.web.binary import MEDIA_TYPE, BinaryRequest, decode_answer, encode_request
 
 _END = b"\r\n\r\n"
+#: Seconds between two requests of a client. As fast as they can, clients would starve the broker that is to come back.
+_EVERY_S = 0.005
 
 
 class Answer(NamedTuple):
@@ -60,7 +62,7 @@ class Load:
 
     def _ask(self, number: int) -> None:
         answers: Counter[Answer] = Counter()
-        at = number
+        at, due_s = number, time.monotonic()
         while not self._over.is_set():
             try:
                 with socket.create_connection(("127.0.0.1", self._ports[number % len(self._ports)]), 10) as connection:
@@ -72,6 +74,9 @@ class Load:
                         self.newest[number] = answer.version, time.monotonic()
                         if answers.total() >= 50:
                             self._keep(answers)
+                        # Late, a client goes on from now: it never asks in bursts.
+                        due_s = max(due_s + _EVERY_S, time.monotonic())
+                        self._over.wait(due_s - time.monotonic())
             except (OSError, ConnectionError) as error:
                 self.troubles[type(error).__name__] += 1
                 time.sleep(0.05)
