@@ -46,12 +46,7 @@ def streams(as_json: bool, records: int, entities: int, repetitions: int, only: 
 
     Needs the packages of extra [bench] and Java, as `aif broker start` does. Nothing else should run meanwhile.
     """
-    _find_checkout()
-    missing = [name for name in ("bench", "confluent_kafka", "quixstreams") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BadInput(
-            f"{', '.join(missing)} cannot be imported: `pip install -e '.[bench]'` in a checkout, then `make bench`"
-        )
+    _require("`pip install -e '.[bench]'` in a checkout, then `make bench`", "bench", "confluent_kafka", "quixstreams")
     from rich.console import Console
 
     from bench.measures import MEASURES
@@ -95,10 +90,7 @@ def windows(
 
     With --broker also user events through the worker, on a broker of its own, as `aif bench streams` does.
     """
-    _find_checkout()
-    missing = [name for name in ("bench", "numba", "pyarrow") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `pip install -e '.[bench]'`")
+    _require("run in a checkout after `pip install -e '.[bench]'`", "bench", "numba", "pyarrow")
     from rich.console import Console
 
     from bench.windows import measure_dataset, measure_windows
@@ -143,7 +135,7 @@ def kernels(as_json: bool, candidates: str, behaviours: str, repetitions: int) -
 
     The first of each list is the pair whose parts are measured.
     """
-    _find_checkout()
+    _require("run in a checkout after `make install`", "bench")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in a server; numpy reads it when it is first imported
     from bench.kernels import measure_kernels
 
@@ -192,13 +184,7 @@ def serving(as_json: bool, items: int, repetitions: int, only: str, folder: Path
     Starts `aif serve` on one core, without a broker, over a million items, and loads it from another core on a fixed
     schedule. Needs the extras [serving], [streams] and [train]. Nothing else should run meanwhile.
     """
-    _find_checkout()
-    missing = [
-        name for name in ("bench", "numba", "onnxruntime", "rocksdict", "torch")
-        if importlib.util.find_spec(name) is None
-    ]  # fmt: skip
-    if missing:
-        raise BadInput(f"{', '.join(missing)} cannot be imported: run in a checkout after `make install`")
+    _require("run in a checkout after `make install`", "bench", "numba", "onnxruntime", "rocksdict", "torch")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the processes that it starts, as in a server
     from rich.console import Console
 
@@ -233,13 +219,7 @@ def rollout(as_json: bool, items: int, repetitions: int, only: str) -> None:
     Worker and server on one core, on a broker of its own. Needs what `aif bench streams` and `serving` need. Nothing
     else should run meanwhile.
     """
-    _find_checkout()
-    missing = [
-        name for name in ("bench", "confluent_kafka", "numba", "onnxruntime", "torch")
-        if importlib.util.find_spec(name) is None
-    ]  # fmt: skip
-    if missing:
-        raise BadInput(f"{', '.join(missing)} cannot be imported: `pip install -e '.[bench]'` in a checkout")
+    _require("`pip install -e '.[bench]'` in a checkout", "bench", "confluent_kafka", "numba", "onnxruntime", "torch")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the processes that it starts, as in a server
     from rich.console import Console
 
@@ -256,11 +236,16 @@ def rollout(as_json: bool, items: int, repetitions: int, only: str) -> None:
     click.echo(f"{found['machine']['cpu']}, {found['machine']['kernel']}, commit {found['commit']}")
 
 
-def _find_checkout() -> None:
-    """The bench belongs to a checkout and is not installed; the console script does not look there by itself."""
+def _require(remedy: str, *modules: str) -> None:
+    """Raise BadInput with the remedy where a module cannot be imported.
+
+    The bench belongs to a checkout and is not installed; the console script does not look there by itself.
+    """
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "bench" / "streams.py").is_file() and str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise BadInput(f"{', '.join(missing)} cannot be imported: {remedy}")
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -8,9 +8,7 @@ configuration and what the manifest says of the training. Nothing in it is pickl
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +20,7 @@ import torch
 from models.aif import AIF
 from models.config import ModelConfig
 from schemas.errors import ArtifactError, BadInput
+from schemas.whole_file import write_whole
 
 __all__ = ["load_state", "save_state"]
 
@@ -35,17 +34,7 @@ def save_state(path: Path, model: AIF, training: Mapping[str, Any]) -> None:
     about = {"format": _FORMAT, "config": asdict(model.config), "training": dict(training)}
     arrays = {name: value.numpy() for name, value in model.state_dict().items()}
     arrays[_ABOUT] = np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # where it could not even be made
-            unfinished.unlink()
-        raise BadInput(f"{path} cannot be written: {error}; choose another file with --state") from error
+    write_whole(path, lambda file: np.savez(file, **arrays), "--state")
 
 
 def load_state(path: Path) -> tuple[AIF, dict[str, Any]]:

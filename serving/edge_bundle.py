@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +31,7 @@ import numpy.typing as npt
 from domain.artifact import HEAD, MANIFEST, USER_PHASE, Manifest, sha256
 from domain.user_row import FINGERPRINT
 from schemas.errors import ArtifactError, BadInput
+from schemas.whole_file import write_whole
 
 __all__ = ["EDGE", "Bundle", "read_bundle", "write_bundle"]
 
@@ -90,19 +89,13 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
         "files": {name: sha256(data) for name, data in members.items()},
     }  # fmt: skip
     members = {EDGE: json.dumps(edge, sort_keys=True, indent=1).encode(), **members}
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, data in members.items():
-                    archive.writestr(zipfile.ZipInfo(name), data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # where it could not even be made
-            unfinished.unlink()
-        raise BadInput(f"{path} cannot be written: {error}; choose another file with --out") from error
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in members.items():
+                archive.writestr(zipfile.ZipInfo(name), data)
+
+    write_whole(path, write, "--out")
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rows_in_memory import RowsInMemory
 
 from domain.activity_row import NO_SNAPSHOT, Snapshots
 from models.aif import AIF
@@ -37,26 +38,8 @@ class Record:
     timestamp: int = 10**12
 
 
-class Tables:
+class Tables(RowsInMemory):
     """Tables in memory."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[bytes, bytes]] = {table: {} for table in ItemUpdatesFold.tables}
-
-    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """TableReader."""
-        return [self.rows[table].get(key) for key in keys]
-
-    def entity_keys(self, table: str, after: bytes, limit: int) -> list[bytes]:
-        """TableReader."""
-        return [key for key in sorted(self.rows[table]) if key > after][:limit]
-
-    def entity_rows(
-        self, table: str, after: bytes, limit: int, until: bytes | None = None
-    ) -> list[tuple[bytes, bytes]]:
-        """TableReader."""
-        keys = [key for key in self.entity_keys(table, after, limit) if until is None or key <= until]
-        return [(key, self.rows[table][key]) for key in keys]
 
     def write(self, writes: Writes) -> int:
         """What the store does; the number of N2O rows."""

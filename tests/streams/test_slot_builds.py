@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from rows_in_memory import RowsInMemory
 
 from domain.activity_row import NO_SNAPSHOT, Snapshots
 from domain.artifact import Manifest
@@ -67,26 +68,8 @@ def _model(name: str) -> ItemModel:
 MODELS = [_model(name) for name in ("first", "other one", "sick")]
 
 
-class Tables:
+class Tables(RowsInMemory):
     """Tables of one partition in memory."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[bytes, bytes]] = {table: {} for table in ItemUpdatesFold.tables}
-
-    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """TableReader."""
-        return [self.rows[table].get(key) for key in keys]
-
-    def entity_keys(self, table: str, after: bytes, limit: int) -> list[bytes]:
-        """TableReader."""
-        return [key for key in sorted(self.rows[table]) if key > after][:limit]
-
-    def entity_rows(
-        self, table: str, after: bytes, limit: int, until: bytes | None = None
-    ) -> list[tuple[bytes, bytes]]:
-        """TableReader."""
-        keys = [key for key in self.entity_keys(table, after, limit) if until is None or key <= until]
-        return [(key, self.rows[table][key]) for key in keys]
 
     def write(self, writes: Writes | None) -> None:
         """What the store does."""
