@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -21,6 +22,27 @@ __all__ = ["LOGS", "command"]
 _RECORDED: Final = Path(__file__).resolve().parents[1] / "docs" / "evaluation"
 _TABLES: Final = "results.md"
 _PLANTED: Final = "planted"
+
+
+class _Asked(NamedTuple):
+    """What the command line says of a new run."""
+
+    seeds: int
+    epochs: int
+    trained: int | None
+    sizes: tuple[str, ...]
+    small: bool
+    out: Path | None
+
+    def command(self, log: str) -> str:
+        """The command that makes a log's record again."""
+        return (
+            f"aif evaluate --run --log {log}"
+            + (" --small" if self.small else f" --seeds {self.seeds}")
+            + (f" --epochs {self.epochs}" if self.epochs > 1 else "")
+            + (f" --trained {self.trained}" if self.trained else "")
+            + "".join(f" --size {each}" for each in self.sizes)
+        )
 
 
 class _Plan(NamedTuple):
@@ -55,16 +77,21 @@ _LARGE_PAGES: Final = ("THP_MEM_ALLOC_ENABLE", "1")
 )
 @click.option("--log", "logs", multiple=True, metavar="NAME", help="Only this data set or `planted`; repeat for more")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of every model")
+@click.option(
+    "--epochs", type=click.IntRange(1), default=1, show_default=True, help="Passes of every training over the examples"
+)
 @click.option("--trained", type=click.IntRange(2), help="Train on at most so many examples of each log")
 @size_option
 @click.option("--small", is_flag=True, help="A tenth of the examples and two seeds: minutes, and wide intervals")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write a JSON file per log and results.md there"
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write a JSON file per log and results.md there; until then, finished seeds, with which a stopped run goes on",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
 def command(
-    run: bool, logs: tuple[str, ...], seeds: int, trained: int | None, sizes: tuple[str, ...], small: bool,
-    out: Path | None, as_json: bool,
+    run: bool, logs: tuple[str, ...], seeds: int, epochs: int, trained: int | None, sizes: tuple[str, ...],
+    small: bool, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare AIF with popularity, two towers, COLD, DIN, ETA and the full ranker, on the same data and budget.
 
@@ -77,14 +104,16 @@ def command(
       aif evaluate --json | jq .gap_recovered
       aif evaluate --run --out docs/evaluation
       aif evaluate --run --small --log planted
+      aif evaluate --run --log planted --epochs 3 --out docs/evaluation
       aif evaluate --run --log online-retail-2 --size signature_bits=256 --size tiers=16 --size din=none
     """
     from models.evaluation.summary import over_logs, text
 
     if run:
-        measured = _measured(logs or tuple(LOGS), 2 if small else seeds, trained, sizes, small, quiet=as_json)
-    elif small or out or trained or sizes:
-        raise BadInput("--small, --trained, --size and --out belong to a new run: add --run")
+        asked = _Asked(2 if small else seeds, epochs, trained, sizes, small, out)
+        measured = _measured(logs or tuple(LOGS), asked, quiet=as_json)
+    elif small or out or trained or sizes or epochs > 1:
+        raise BadInput("--small, --epochs, --trained, --size and --out belong to a new run: add --run")
     else:
         measured = _recorded(_RECORDED)
         if missing := set(logs) - set(measured):
@@ -123,53 +152,58 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _measured(
-    logs: tuple[str, ...], seeds: int, trained: int | None, sizes: tuple[str, ...], small: bool, quiet: bool
-) -> dict[str, dict[str, Any]]:
-    import platform
-
+def _measured(logs: tuple[str, ...], asked: _Asked, quiet: bool) -> dict[str, dict[str, Any]]:
     os.environ.setdefault(*_LARGE_PAGES)
-    import torch
     from rich.console import Console
 
     from cli.train import _bars
-    from models.baselines.parts import BaselineConfig
-    from models.config import ModelConfig
-    from models.config import sizes as parsed
-    from models.evaluation.contest import ContestOptions, contest
-    from models.evaluation.summary import summary
 
-    asked = parsed(sizes)
-    config, results, size = ModelConfig(**asked), {}, _SMALL if small else 1
+    results = {}
     lines = _Lines(wanted=not quiet and not sys.stderr.isatty())
     with _bars(Console(stderr=True, quiet=not sys.stderr.isatty())) as bars:
         for name in logs:
-            started, plan = time.monotonic(), LOGS.get(name, _OTHER)
             task = bars.add_task(f"{name}: reading", total=None)
-            log, truth = _opened(name, config)
-            options = ContestOptions(
-                seeds=tuple(range(1, seeds + 1)), max_examples=plan.examples // size, held_out=plan.held_out,
-                trained=trained or plan.trained // size, judged=plan.judged // size, queries=64 // size,
-            )  # fmt: skip
 
             def show(what: str, at: Any, task: Any = task, name: str = name) -> None:
                 bars.update(task, description=f"{name}, {what}", completed=at.step, total=at.steps)
                 lines.say(f"{name}, {what}: step {at.step} of {at.steps}")
 
-            found = summary(contest(log, config, BaselineConfig(), options, show, truth))
-            results[Path(name).stem] = {
-                "command": f"aif evaluate --run --log {name}"
-                + (" --small" if small else f" --seeds {seeds}")
-                + (f" --trained {trained}" if trained else "")
-                + "".join(f" --size {each}" for each in sizes),
-                "seeds": list(options.seeds),
-                "minutes": round((time.monotonic() - started) / 60, 1),
-                "sizes": asked,
-                "dimensions": asdict(config.dimensions),
-                "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread",
-                **found,
-            }
+            results[Path(name).stem] = _measured_on(name, asked, show)
     return results
+
+
+def _measured_on(name: str, asked: _Asked, show: Any) -> dict[str, Any]:
+    """One log's record."""
+    import platform
+
+    import torch
+
+    from models.baselines.parts import BaselineConfig
+    from models.config import ModelConfig
+    from models.config import sizes as parsed
+    from models.evaluation.contest import ContestOptions, contest
+    from models.evaluation.summary import summary
+    from models.fitting import Budget
+
+    started, plan, size = time.monotonic(), LOGS.get(name, _OTHER), _SMALL if asked.small else 1
+    sizes = parsed(asked.sizes)
+    config = ModelConfig(**sizes)
+    log, truth = _opened(name, config)
+    options = ContestOptions(
+        seeds=tuple(range(1, asked.seeds + 1)), budget=Budget(epochs=asked.epochs, batch_size=128),
+        max_examples=plan.examples // size, held_out=plan.held_out, trained=asked.trained or plan.trained // size,
+        judged=plan.judged // size, queries=64 // size,
+    )  # fmt: skip
+    found = contest(log, config, BaselineConfig(), options, show, truth, asked.out and _seeds_of(asked.out, name))
+    return {
+        "command": asked.command(name),
+        "seeds": list(options.seeds),
+        "minutes": round((time.monotonic() - started + found.earlier_s) / 60, 1),
+        "sizes": sizes,
+        "dimensions": asdict(config.dimensions),
+        "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread",
+        **summary(found),
+    }
 
 
 class _Lines:
@@ -198,8 +232,13 @@ def _opened(name: str, config: Any) -> tuple[Any, Any]:
     return Log.of(open_dataset(name, embedding_dim=config.embedding_dim).entries(), config), None
 
 
+def _seeds_of(out: Path, log: str) -> Path:
+    """Where finished seeds of a log are kept until its record is written."""
+    return out / f".{Path(log).stem}.seeds"
+
+
 def _write(measured: dict[str, dict[str, Any]], out: Path) -> None:
-    """A file per log, and the tables of all logs that the folder now holds."""
+    """A file per log, and the tables of all logs that the folder now holds. Kept seeds have then served."""
     from models.evaluation.summary import over_logs, text
 
     try:
@@ -207,5 +246,7 @@ def _write(measured: dict[str, dict[str, Any]], out: Path) -> None:
         for name, found in measured.items():
             (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
         (out / _TABLES).write_text(text(over_logs(_recorded(out))))
+        for name in measured:
+            shutil.rmtree(_seeds_of(out, name), ignore_errors=True)
     except OSError as error:
         raise BadInput(f"{out} cannot be written: {error}; choose another folder with --out") from error

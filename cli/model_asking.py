@@ -79,8 +79,9 @@ def settle(
             _print(sent, decision)
         if decision is None:
             raise Unavailable(
-                f"nothing was decided within {_DECIDED_WITHIN_S:.0f} s. The command is in the log and is decided on as "
-                "soon as a worker has partition 0 of item-updates, see `aif lag`. There is no need to send it again"
+                f"nothing was decided within {_DECIDED_WITHIN_S:.0f} s, so no worker runs, or none reaches the broker "
+                "(`aif lag`). The command is in the log and is decided on when one does. There is no need to send it "
+                "again"
             )
         if decision["decision"] == "refuse":
             raise BadInput(f"refused: {decision['reason']}")

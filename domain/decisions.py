@@ -15,7 +15,7 @@ from domain.rollout import Decision, Phase, Rollout, Terms, Version
 from domain.shadow import judged, sums_of, to_compare
 from schemas.records import BuildProgress, ModelVersion, RolloutEvent, ShadowReport
 
-__all__ = ["Coverage", "Inputs", "coverage_of", "decide"]
+__all__ = ["Coverage", "Inputs", "coverage_of", "decide", "decide_on_command"]
 
 _VERSION: Final = re.compile(r"[0-9a-f]{16}")
 #: Ten years: what is longer is a mistake, and times stay within 64 bits.
@@ -80,11 +80,20 @@ def coverage_of(version: Version, progress: Mapping[tuple[str, int], BuildProgre
 
 def decide(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
     """The next decision, None where there is nothing to decide now."""
-    for offset, command in inputs.commands:
-        if offset >= state.next_command:
-            return _commanded(state, offset, command, inputs.now_ms)
+    if (event := decide_on_command(state, inputs)) is not None:
+        return event
     steps = (_refuted, _superseded, _going_on, _expired)
     return next((event for step in steps if (event := step(state, inputs))), None)
+
+
+def decide_on_command(state: Rollout, inputs: Inputs) -> RolloutEvent | None:
+    """The decision on the first command that waits for one; None where none does.
+
+    Made of the state and the command alone: whoever makes it of the same state makes the same, but for its time.
+    """
+    waiting = (each for each in inputs.commands if each[0] >= state.next_command)
+    offset, command = next(waiting, (-1, None))
+    return None if offset < 0 else _commanded(state, offset, command, inputs.now_ms)
 
 
 def _commanded(state: Rollout, offset: int, command: ModelVersion | None, now_ms: int) -> RolloutEvent:

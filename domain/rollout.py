@@ -1,7 +1,8 @@
 """Which model version is built, live, kept and gone: one state machine, folded from topic `rollout` by everybody.
 
-The coordinator (the worker that owns partition 0 of item-updates) reads operators' commands and workers' progress and
-writes one decision after the other; every worker and server folds the decisions, in log order, into the same state.
+The coordinator (the worker that owns partition 0 of item-updates, or for commands one that stands in while it is
+silent) reads operators' commands and workers' progress and writes one decision after the other; every worker and server
+folds the decisions, in log order, into the same state.
 A decision is a compare-and-set: it names the epoch that it makes, and counts only where that is the next one. So two
 coordinators for a moment are harmless: of two decisions made of the same state the first in the log counts, and the
 other's writer sees that and decides again. A command counts once: a decision about it names its offset.

@@ -102,7 +102,7 @@ _SOURCES: Final = (
     ),
     Topic(
         "rollout", "constant", "rollout_event", 1, "delete", None, "LogAppendTime",
-        "the coordinator: the worker that owns partition 0 of item-updates",
+        "the coordinator: the worker that owns partition 0 of item-updates; another one that stands in for it",
         "every worker and server, without a group, from the start; aif model",
         "Decisions: one counts where its epoch is the next one, so all readers reach the same state.",
         dead_letters=False,

@@ -20,6 +20,7 @@ __all__ = [
     "rebuilt",
     "rollout_unreadable",
     "slots",
+    "stood_in",
     "transaction_seconds",
 ]
 
@@ -35,6 +36,7 @@ transaction_seconds = Histogram(
     buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )  # fmt: skip
 decided = Counter("aif_rollout_decisions", "Decisions that this worker wrote as the coordinator.", ["decision"])
+stood_in = Counter("aif_rollout_stood_in", "Commands that this worker decided on because the coordinator was silent.")
 _build_items = Gauge(
     "aif_build_items", "Items of the version that is building, at the coordinator; 0 where none is.", ["counted"]
 )

@@ -67,6 +67,9 @@ class RolloutFollower:
         self._loaders: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Condition()
         self.state = Rollout()
+        #: False once a decision was of a schema that this build does not know: a newer one may know more. What is no
+        #: decision to anybody does not count.
+        self.knows_all = True
         self.feeds: Mapping[str, Feed] = {}
 
     async def run(self) -> None:
@@ -105,6 +108,7 @@ class RolloutFollower:
                 event: Any = codec("rollout_event").decode(record.value)
             except BadRecord as error:
                 metrics.rollout_unreadable.inc()
+                self.knows_all = self.knows_all and error.reason != "unknown_schema"
                 logger.error("%s offset %d is passed over: %s", self._tp.topic, record.offset, error)
                 continue
             state = state.applied(event)

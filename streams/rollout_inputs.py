@@ -47,8 +47,8 @@ class RolloutInputs:
         self._names = {TopicPartition(deployment.topic(name), 0): name for name in (COMMANDS, *_SCHEMAS)}
         self._commands: dict[int, ModelVersion | None] = {}
         self._newest: dict[str, dict[bytes, Any]] = {name: {} for name in _SCHEMAS}
-        #: Dead letters of what is no command, to be sent before it is decided on.
-        self.letters: list[Row] = []
+        #: Dead letters of what is no command, by its offset: to be sent before it is decided on.
+        self.letters: dict[int, Row] = {}
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=deployment.bootstrap_servers,
             enable_auto_commit=False,
@@ -83,10 +83,16 @@ class RolloutInputs:
                     else:
                         self._report(name, record)
 
-    def of(self, state: Rollout, checked: Mapping[int, str]) -> Inputs:
-        """What stands to be decided on in this state, now; commands that it has decided on are forgotten."""
+    def asks(self, state: Rollout) -> bool:
+        """Whether a command waits for a decision in this state; those that it has decided on are forgotten."""
         for offset in [offset for offset in self._commands if offset < state.next_command]:
             del self._commands[offset]
+            self.letters.pop(offset, None)  # whoever decided on it has sent it
+        return bool(self._commands)
+
+    def of(self, state: Rollout, checked: Mapping[int, str]) -> Inputs:
+        """What stands to be decided on in this state, now."""
+        self.asks(state)
         return Inputs(
             commands=list(self._commands.items()),
             progress={(each["version"], each["partition"]): each for each in self._newest[_PROGRESS].values()},
@@ -120,7 +126,7 @@ class RolloutInputs:
             command = codec("model_version").decode(record.value)
         except BadRecord as error:
             logger.error("%s offset %d goes to the dead letters: %s", record.topic, record.offset, error)
-            self.letters.append(dead_letter(record, record.topic, 0, error))
+            self.letters[record.offset] = dead_letter(record, record.topic, 0, error)
             command = None
         self._commands[record.offset] = command
 

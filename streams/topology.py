@@ -145,7 +145,7 @@ class Worker:
             self._tasks.append(task)
 
     def coordinates(self) -> bool:
-        """Whether roll-outs are this worker's to decide: it owns partition 0 of item-updates.
+        """Whether roll-outs are this worker's to decide on without waiting: it owns partition 0 of item-updates.
 
         Also while it restores the partition's tables: a roll-back must not wait for that.
         """

@@ -16,7 +16,7 @@ from domain.rollout import Phase, Rollout
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.records import RolloutEvent
-from streams.coordinator import Coordinator
+from streams.coordinator import STAND_IN_AFTER_S, Coordinator
 
 
 class Log:
@@ -27,6 +27,7 @@ class Log:
         self._tp = TopicPartition(deployment.topic("rollout"), 0)
         self.events: list[RolloutEvent] = []
         self.state = Rollout()
+        self.knows_all = True
         self._moved = asyncio.Condition()
 
     async def __aenter__(self) -> Log:
@@ -110,11 +111,11 @@ class Log:
 
 
 class Coordinating:
-    """A coordinator at work, whose ownership of the partition is `owns`."""
+    """A worker's coordinator at work; `owns` is whether the worker owns the partition."""
 
-    def __init__(self, log: Log, *, owns: bool = True) -> None:
+    def __init__(self, log: Log, *, owns: bool = True, stand_in_after_s: float = STAND_IN_AFTER_S) -> None:
         self.owns = owns
-        coordinator = Coordinator(log.deployment, log, lambda: self.owns)
+        coordinator = Coordinator(log.deployment, log, lambda: self.owns, stand_in_after_s=stand_in_after_s)
         self._task = asyncio.create_task(coordinator.run())
 
     async def __aenter__(self) -> Coordinating:

@@ -85,6 +85,11 @@ class RolloutFleet(System):
             if worker.process.poll() is not None:
                 worker.start(*REBUILD)
 
+    def coordinates(self, worker: WorkerProcess) -> bool:
+        """Whether a worker owns the partition whose owner coordinates roll-outs."""
+        partitions = (worker.health() or {"partitions": []})["partitions"]
+        return f"{self.deployment.topic('item-updates')}-0" in [each["partition"] for each in partitions]
+
     def wait_answers(self, version: str, within_s: float = 60) -> None:
         """Wait until every client is answered by a version."""
         since_s = time.monotonic()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from domain.decisions import Inputs, decide
+from domain.decisions import Inputs, decide, decide_on_command
 from domain.rollout import Decision, Phase, Rollout, Version
 from schemas.records import BuildProgress, ModelVersion, RolloutEvent, ShadowReport
 
@@ -53,6 +53,7 @@ class Coordinator:
     """How far one coordinator has read each log; what it decides is made of no more."""
 
     clock_ms: int
+    stands_in: bool = False  #: decides on commands alone
     commands: int = 0
     rollout: int = 0
     progress: int = 0
@@ -105,12 +106,12 @@ class World:
             steps -= 50
 
     def operate(self) -> None:
-        """An operator sends a command, or two race."""
+        """An operator sends a command, or two race; some go back from what is live no more."""
         pick, asked = self.random.choice, self.random.choice(self.asked)
         version = self.state.live.name if self.state.live and asked == "rollback" else pick(3 * NAMES[:3] + NAMES)
         self.commands.append(
             command(
-                asked, pick((version, version, "")) if asked == "rollback" else version,
+                asked, pick((*4 * (version,), "", "", NAMES[0])) if asked == "rollback" else version,
                 manifest_sha256=version * 4 if self.random.random() < 0.95 else "another",
                 gate=pick((0.5, 0.5, 0.5, 0.6, 0.9)), auto=self.random.random() < self.auto_share,
                 shadow_s=pick((0, 0, 3)), min_overlap=pick((0.0, 0.0, 0.9)), retain_s=pick((5, 1000, 1000)),
@@ -131,7 +132,8 @@ class World:
         commands = list(enumerate(self.commands[: one.commands]))
         progress = {(each["version"], each["partition"]): each for each in self.progress[: one.progress]}
         now_ms = self.now_ms + one.clock_ms
-        event = decide(state, Inputs(commands, progress, self.shadows(state), one.checked, PARTITIONS, now_ms))
+        turn = decide_on_command if one.stands_in and not to_the_end else decide
+        event = turn(state, Inputs(commands, progress, self.shadows(state), one.checked, PARTITIONS, now_ms))
         if event is not None:
             assert state.applied(event).epoch == state.epoch + 1, f"{event} does nothing: it is decided for ever"
             self.in_flight.append((one, event))
@@ -197,7 +199,8 @@ class World:
         self.now_ms += self.random.randint(0, 2000)
         number = self.random.randrange(3)
         if number == 0:
-            self.coordinators[self.random.randrange(3)] = Coordinator(self.random.randint(-20_000, 20_000))
+            number, clock_ms = self.random.randrange(3), self.random.randint(-20_000, 20_000)
+            self.coordinators[number] = Coordinator(clock_ms, stands_in=clock_ms % 3 == 0)
             self.random.shuffle(self.coordinators)  # the first one works most
         elif number == 1:
             self.owners[self.random.randrange(PARTITIONS)] = Owner(len(self.rollout))

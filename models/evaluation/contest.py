@@ -8,8 +8,10 @@ HR@K   teacher: share of the full ranker's K best of the whole catalogue that ar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +30,7 @@ from models.baselines.two_tower import TwoTower
 from models.config import ModelConfig
 from models.evaluation.full_catalogue import FullCatalogue, full_catalogue
 from models.evaluation.judged import Judged, judged, spread
+from models.evaluation.kept_seeds import KeptSeeds, SeedResults
 from models.examples import Batches, Examples, examples_of
 from models.fitting import Budget, Distillation, Progress, fit, reproducible
 from models.log import Log
@@ -79,6 +82,7 @@ class Contest:
     queries: int
     models: dict[str, Measured]
     truth: float | None = None  #: GAUC of the true chances, of a log that has them
+    earlier_s: float = 0.0  #: what seeds took that an earlier run had finished
 
 
 def contest(
@@ -88,11 +92,13 @@ def contest(
     options: ContestOptions,
     progress: Callable[[str, Progress], None] = lambda *_: None,
     truth: npt.NDArray[np.float32] | None = None,
+    keep_in: Path | None = None,
 ) -> Contest:
     """Train and judge every model with every seed.
 
-    `truth` are the true chances of all examples of the log, in their order, where they are known. Raises BadInput where
-    the log has too few examples, or where a loss is not finite.
+    `truth` are the true chances of all examples of the log, in their order, where they are known. Finished seeds are
+    kept in the folder `keep_in`, and those that an earlier run of the same contest kept there are not made again.
+    Raises BadInput where the log has too few examples, or where a loss is not finite.
     """
     examples = examples_of(log)
     examples = examples.take(slice(max(0, len(examples) - (options.max_examples or len(examples))), None))
@@ -108,10 +114,19 @@ def contest(
         true = spread(Examples(np.arange(len(tail)), truth[-len(tail) :], tail.states, False), options.judged).labels
         _, each, _ = group_auc(held.users, held.labels, true)
         found.truth = float(np.average(each, weights=weights))
+    settings = {"config": asdict(config), "sizes": asdict(sizes), "options": asdict(replace(options, seeds=()))}
+    kept = KeptSeeds.of(keep_in, (log, truth), settings) if keep_in else None
     for seed in options.seeds:
+        if kept and (earlier := kept.find(seed)):
+            _add(found, earlier[0])
+            found.earlier_s += earlier[1]
+            continue
+        started = time.monotonic()
         with reproducible(seed, options.threads):
-            models = _trained(log, batches, known, config, sizes, options, seed, progress)
-            _judge(found, models, held, full)
+            results = _judged(_trained(log, batches, known, config, sizes, options, seed, progress), held, full)
+        _add(found, results)
+        if kept:
+            kept.keep(seed, results, time.monotonic() - started)
     return found
 
 
@@ -148,20 +163,35 @@ def _trained(
     return {"popularity": Popularity.of(log, known), **models}
 
 
-def _judge(found: Contest, models: dict[str, nn.Module], held: Judged, full: FullCatalogue) -> None:
+def _judged(models: dict[str, nn.Module], held: Judged, full: FullCatalogue) -> SeedResults:
+    """What one seed's models are worth: the fields of Measured, of one seed."""
     ranked = {name: full.scores(model) for name, model in models.items()} if len(full.states) else {}
     best = {cutoff: _best(ranked[CEILING], cutoff) for cutoff in CUTOFFS} if ranked else {}
+    found: dict[str, dict[str, npt.NDArray[Any]]] = {}
     for name, model in models.items():
-        parameters = sum(each.numel() for each in model.parameters())
-        cost = model.online_multiply_adds()  # type: ignore[operator]
-        measured = found.models.setdefault(name, Measured(parameters, cost))
         logits = held.scores(model)
-        measured.user_auc.append(group_auc(held.users, held.labels, logits)[1])
-        measured.auc.append(auc(held.labels, logits))
+        found[name] = {
+            "parameters": np.array(sum(each.numel() for each in model.parameters())),
+            "online_multiply_adds": np.array(model.online_multiply_adds()),  # type: ignore[operator]
+            "user_auc": group_auc(held.users, held.labels, logits)[1],
+            "auc": np.array(auc(held.labels, logits)),
+        }
         for cutoff, teacher in best.items():
             for metric, wanted in ((f"hr{cutoff}_teacher", teacher), (f"hr{cutoff}_clicks", full.wanted)):
                 hits = [hit_rate(own, scores, cutoff) for own, scores in zip(wanted, ranked[name], strict=True)]
-                measured.hits.setdefault(metric, []).append(np.array(hits))
+                found[name][metric] = np.array(hits)
+    return found
+
+
+def _add(found: Contest, results: SeedResults) -> None:
+    for name, values in results.items():
+        each = dict(values)
+        parameters, cost = (int(each.pop(one)) for one in ("parameters", "online_multiply_adds"))
+        measured = found.models.setdefault(name, Measured(parameters, cost))
+        measured.user_auc.append(each.pop("user_auc"))
+        measured.auc.append(float(each.pop("auc")))
+        for metric, hits in each.items():
+            measured.hits.setdefault(metric, []).append(hits)
 
 
 def _best(scores: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.bool_]:

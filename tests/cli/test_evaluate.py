@@ -34,20 +34,21 @@ def test_the_recorded_tables_are_those_of_the_recorded_numbers() -> None:
 
 
 def test_a_run_is_written_and_read_again(mapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run on any log, of sizes that were asked for, writes its numbers and tables; without --run they come out of
-    that folder unchanged; a record of inputs that this build does not have is told from one of sizes asked for."""
+    """A run on any log, of passes and sizes that were asked for, writes its numbers and tables, and leaves no kept
+    seeds; without --run they come out of that folder unchanged; a record of inputs that this build does not have is
+    told from one of sizes asked for."""
     out = tmp_path / "evaluation"
-    ran = _aif(
-        "evaluate", "--run", "--small", "--log", mapping, "--size", "tiers=4", "--size", "din=none", "--out", out
-    )
+    asked = ("--log", mapping, "--epochs", 2, "--size", "tiers=4", "--size", "din=none")
+    ran = _aif("evaluate", "--run", "--small", *asked, "--out", out)
     assert ran.exit_code == 0, ran.output
+    assert sorted(path.name for path in out.iterdir()) == ["results.md", f"{mapping.stem}.json"]
     assert "seed 1: step 1 of" in ran.stderr  # off a terminal too it says where it stands
     monkeypatch.setattr(evaluate, "_RECORDED", out)
     again = _aif("evaluate", "--json")
     (log,) = json.loads(again.stdout)["logs"].values()
     assert (log["seeds"], log["negatives"], again.stderr) == ([1, 2], "drawn", "")
     assert (log["sizes"], log["dimensions"]["tiers"]) == ({"tiers": 4, "din": "none"}, 4)
-    assert log["command"].endswith("--small --size tiers=4 --size din=none")
+    assert log["command"].endswith("--small --epochs 2 --size tiers=4 --size din=none")
     assert _aif("evaluate").stdout == ran.stdout == (out / "results.md").read_text()
 
     file = next(out.glob("*.json"))
@@ -57,9 +58,10 @@ def test_a_run_is_written_and_read_again(mapping: Path, tmp_path: Path, monkeypa
 
 
 def test_what_cannot_be_asked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """--small or --size without --run, a size that is none, a log that was not recorded, and a project without a record
-    end in a sentence."""
+    """--small, --epochs or --size without --run, a size that is none, a log that was not recorded, and a project
+    without a record end in a sentence."""
     assert _aif("evaluate", "--small").exit_code == _aif("evaluate", "--size", "tiers=4").exit_code == 2
+    assert "--run" in _aif("evaluate", "--epochs", 2).output
     assert "tiers" in _aif("evaluate", "--run", "--log", "planted", "--size", "tiers=many").output
     monkeypatch.setattr(evaluate, "_RECORDED", tmp_path)
     refused = _aif("evaluate", "--log", "globo-news")

@@ -152,6 +152,35 @@ def test_the_server_dies_in_the_middle_of_a_flip(fleet: RolloutFleet) -> None:
         fleet.wait_answers(version)
 
 
+def test_a_roll_back_does_not_wait_for_a_dead_coordinator(fleet: RolloutFleet) -> None:
+    """kill -9 of the coordinator's worker: the other one decides on a roll-back while the partition has no owner.
+
+    With the session of a deployment; the shortest that the broker allows would be over before.
+    """
+    version = offered(fleet)
+    fleet.wait_phase(version, Phase.LIVE)
+    for worker in fleet.workers:
+        worker.kill()
+        worker.start(*REBUILD, "--session-timeout", "20")
+    coordinator = wait_for(lambda: next(filter(fleet.coordinates, fleet.workers), None), 60)
+    [other] = [worker for worker in fleet.workers if worker is not coordinator]
+    wait_for(other.health, 60)
+    fleet.wait_answers(version)
+    retained = fleet.state.retained
+    assert retained is not None
+    coordinator.kill()
+    began_s = time.monotonic()
+    rollback(fleet.deployment, version)
+    wait_for(lambda: fleet.phase(retained.name) is Phase.LIVE, 60, lambda: fleet.state)
+    decided_s = time.monotonic() - began_s
+    assert not fleet.coordinates(other), "it was decided by the partition's next owner"
+    assert other.metric("aif_rollout_stood_in_total") >= 1
+    fleet.wait_answers(retained.name)
+    print(f"decided {decided_s:.2f} s after the roll-back was asked for, answered {time.monotonic() - began_s:.2f} s")
+    other.kill()
+    all_there(fleet)
+
+
 def test_the_broker_restarts_in_a_build(fleet: RolloutFleet, broker: Any) -> None:
     """kill -9 of the broker while a version is built: servers answer meanwhile, and the build ends after."""
     all_there(fleet)

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from domain.rollout import Phase, Rollout, folded
 from schemas.deployment import Deployment
 from schemas.errors import Unavailable
-from streams.coordinator import Coordinator
+from streams.coordinator import Coordinator, _Silence
 from streams.dead_letters import LetterLog
 from streams.rollout_inputs import RolloutInputs
 
@@ -24,6 +24,7 @@ class Nothing:
     """A follower to whom nothing is ever told."""
 
     state = Rollout()
+    knows_all = True
 
     async def read_to_end(self) -> None:
         """See streams.coordinator.Follower."""
@@ -148,27 +149,104 @@ def _items(counted: str) -> float | None:
 
 
 @pytest.mark.broker
-def test_only_the_owner_decides(deployment: Deployment, tmp_path: Path) -> None:
-    """A worker without the partition writes nothing; once it owns it, it takes up what is waiting."""
+def test_only_the_owner_decides_while_it_does(deployment: Deployment, tmp_path: Path) -> None:
+    """Beside a coordinator that answers the others write nothing, stale or not; with the partition they take up all."""
 
     async def story(log: Log) -> None:
-        name = await log.publish(plain_artifact(tmp_path / "a"))
-        async with Coordinating(log, owns=False) as worker:
-            await asyncio.sleep(0.5)
-            assert log.events == []
-            worker.owns = True
+        folder = plain_artifact(tmp_path / "a")
+        async with Coordinating(log) as owner, Coordinating(log, owns=False) as other:
+            before = stood_in()
+            name = await log.publish(folder)
+            for _ in range(10):
+                await log.command("pause", name)
+                last = await log.command("resume", name)
+                await asyncio.sleep(0.05)
+            await log.until(lambda state: state.next_command == last + 1)
+            assert (len(log.events), stood_in()) == (log.state.epoch, before), "two wrote decisions"
+            owner.owns, other.owns = False, True
             await log.until(lambda state: (found := state.get(name)) and found.phase is Phase.BUILDING)
 
     on_topics(deployment, story)
 
 
+def stood_in() -> float:
+    """Commands that workers of this process decided on in the place of a coordinator."""
+    return REGISTRY.get_sample_value("aif_rollout_stood_in_total") or 0.0
+
+
+@pytest.mark.broker
+def test_another_worker_stands_in_for_a_dead_coordinator(deployment: Deployment, tmp_path: Path) -> None:
+    """Nobody owns the partition: commands are decided on all the same, junk among them, and nothing else is."""
+
+    async def story(log: Log) -> None:
+        first, second = plain_artifact(tmp_path / "1"), plain_artifact(tmp_path / "2", training={"seed": 2})
+        async with Coordinating(log) as owner, Coordinating(log, owns=False, stand_in_after_s=0.6) as other:
+            for folder in (first, second):
+                name = await log.publish(folder)
+                await log.built(name)
+                await log.until(lambda state, name=name: state.live and state.live.name == name)
+            await owner.kill()
+            before = stood_in()
+            await log.junk("model-versions")
+            last = await log.command("rollback", published_by="ann")
+            third = await log.publish(plain_artifact(tmp_path / "3", training={"seed": 3}))
+            state = await log.until(lambda state: state.next_command == last + 2)
+            assert state.live is not None and state.live.name == digest_of(first)[:16]
+            assert [each["decision"] for each in log.events[-3:]] == ["refuse", "rollback", "accept"]
+            async with asyncio.timeout(10):
+                while stood_in() < before + 3:  # noqa: ASYNC110 - what is watched is a page
+                    await asyncio.sleep(0.02)
+            async with LetterLog(log.deployment, "model-versions") as letters:
+                assert len(await letters.entries()) == 1
+            await asyncio.sleep(0.3)
+            assert state.get(third).phase is Phase.PUBLISHED, "building is the owner's to decide"  # type: ignore[union-attr]
+            other.owns = True
+            await log.built(third)
+            await log.until(lambda state: state.live and state.live.name == third)
+
+    on_topics(deployment, story)
+
+
+@pytest.mark.broker
+def test_who_may_not_know_all_decisions_does_not_stand_in(deployment: Deployment) -> None:
+    """After a decision that its build cannot read a worker leaves commands alone: its own would count for it alone."""
+
+    async def story(log: Log) -> None:
+        async with Coordinating(log, owns=False, stand_in_after_s=0.1) as worker:
+            log.knows_all = False
+            await log.command("pause", "0" * 16)
+            await asyncio.sleep(1)
+            assert log.events == []
+            worker.owns = True  # nobody else can: a record that nobody can read must not end all roll-outs
+            await log.until(lambda state: state.next_command == 1)
+
+    on_topics(deployment, story)
+
+
+def test_silence_is_counted_from_the_last_decision() -> None:
+    """A burst of commands that are decided on one by one is no silence, nor is a log without commands."""
+    now_s, silence = [0.0], _Silence(2.0, lambda: now_s[0])
+
+    def over(at_s: float, next_command: int, *, asks: bool) -> bool:
+        now_s[0] = at_s
+        return silence.over(Rollout(next_command=next_command), asks=asks)
+
+    assert not any(over(number, number, asks=True) for number in range(10))
+    assert not any(over(10 + number, 10, asks=False) for number in range(10))
+    assert [over(at_s, 10, asks=True) for at_s in (19.5, 21.0, 21.1, 25.0)] == [False, False, True, True]
+    assert not over(25.1, 11, asks=True)
+    silence.broken(Rollout(next_command=11))
+    assert not over(27.1, 11, asks=True)
+
+
 @pytest.mark.broker
 def test_two_at_once_converge(deployment: Deployment, tmp_path: Path) -> None:
-    """Two coordinators that both decide all the while, one killed and replaced: each command counts once, in order."""
+    """Two that both own all the while, one killed and replaced, and two that stand in at once: commands count once."""
     folders = [plain_artifact(tmp_path / str(seed), training={"seed": seed}) for seed in range(3)]
 
     async def story(log: Log) -> None:
-        async with Coordinating(log), Coordinating(log) as one:
+        hasty = [Coordinating(log, owns=False, stand_in_after_s=0.0) for _ in range(2)]
+        async with Coordinating(log), Coordinating(log) as one, hasty[0], hasty[1]:
             for number, folder in enumerate(folders):
                 name = await log.publish(folder)
                 await log.command("pause", name)

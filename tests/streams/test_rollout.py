@@ -101,7 +101,10 @@ def test_fed_versions_are_handed_on_with_their_models() -> None:
 
 
 def test_what_cannot_be_read_is_passed_over_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """A record that is no decision is logged with its offset and counted; the decisions around it count."""
+    """A record that is no decision is logged with its offset and counted; the decisions around it count.
+
+    Bytes of a schema that this build does not know may be a decision to a newer one, junk is none to anybody.
+    """
 
     async def story(follower: RolloutFollower, log: Log, models: Models, fed: list[Mapping[str, Feed]]) -> None:
         log.add(b"junk")
@@ -112,6 +115,10 @@ def test_what_cannot_be_read_is_passed_over_and_counted(caplog: pytest.LogCaptur
         assert (REGISTRY.get_sample_value("aif_rollout_unreadable_total") or 0) == before + 1
         assert "rollout offset 0 is passed over" in caplog.text
         assert follower.state.live is not None and follower.state.live.name == NAMES[0]
+        assert follower.knows_all
+        log.add(b"\xc3\x01" + bytes(16))
+        await follower.take(log.records[-1:])
+        assert not follower.knows_all
 
     _followed(story)
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from models.baselines.parts import BaselineConfig
 from models.config import ModelConfig
 from models.evaluation.contest import CEILING, Contest, ContestOptions, contest
 from models.evaluation.summary import over_logs, summary, text
-from models.fitting import Budget
+from models.fitting import Budget, Progress
 from models.log import Log
 from models.metrics import gauc
 from models.planted_log import PlantedSizes, planted_log
@@ -19,14 +21,25 @@ from models.planted_log import PlantedSizes, planted_log
 _SIZES = BaselineConfig(long_behaviours=12, attention_hidden=8, searched=4, ranker_hidden=(32, 16))
 
 
+_OPTIONS = ContestOptions(seeds=(1, 2), budget=Budget(epochs=1, batch_size=256), held_out=0.25, queries=3)
+
+
 @pytest.fixture(scope="module")
-def found(config: ModelConfig) -> Contest:
-    """A contest of seconds on a small planted log."""
+def run(config: ModelConfig) -> Callable[..., Contest]:
+    """Runs a contest of seconds on a small planted log."""
     planted = planted_log(1, PlantedSizes(users=60, pages=4, topics=8, series=60, embedding_dim=config.embedding_dim))
-    options = ContestOptions(
-        seeds=(1, 2), budget=Budget(epochs=1, batch_size=256), held_out=0.25, queries=3,
-    )  # fmt: skip
-    return contest(Log.of(planted.entries, config), config, _SIZES, options, truth=planted.probabilities)
+    log = Log.of(planted.entries, config)
+
+    def run_it(options: ContestOptions = _OPTIONS, **more: Any) -> Contest:
+        return contest(log, config, _SIZES, options, truth=planted.probabilities, **more)
+
+    return run_it
+
+
+@pytest.fixture(scope="module")
+def found(run: Callable[..., Contest]) -> Contest:
+    """A contest of two seeds."""
+    return run()
 
 
 def test_every_model_is_trained_and_judged_with_every_seed(found: Contest) -> None:
@@ -43,6 +56,36 @@ def test_every_model_is_trained_and_judged_with_every_seed(found: Contest) -> No
     assert (found.models["aif"].user_auc[0] != found.models["aif"].user_auc[1]).any()
     assert found.truth is not None
     assert found.truth > 0.7
+
+
+def test_a_stopped_contest_goes_on_with_the_seeds_that_are_missing(
+    found: Contest, run: Callable[..., Contest], tmp_path: Path
+) -> None:
+    """A run that was stopped in its second seed trains that seed alone when it is started again, and both together
+    are, bit for bit, the run that nothing stopped; with other options it believes none of what was kept."""
+    heard: list[str] = []
+
+    def stopped(what: str, _: Progress) -> None:
+        heard.append(what)
+        if what.startswith("seed 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stopped, keep_in=tmp_path)
+    assert heard[0] == "seed 1"
+    heard.clear()
+    resumed = run(progress=lambda what, _: heard.append(what), keep_in=tmp_path)
+    assert {what.partition(",")[0] for what in heard} == {"seed 2"}
+    assert resumed.earlier_s > 0 == found.earlier_s
+    assert summary(resumed) == summary(found)
+    for name, measured in found.models.items():
+        np.testing.assert_equal(dataclasses.asdict(resumed.models[name]), dataclasses.asdict(measured))
+
+    heard.clear()
+    longer = dataclasses.replace(_OPTIONS, budget=Budget(epochs=2, batch_size=256))
+    with pytest.raises(KeyboardInterrupt):
+        run(longer, progress=stopped, keep_in=tmp_path)
+    assert heard[0] == "seed 1"
 
 
 def test_a_summary_is_json_with_the_gap_on_top(found: Contest) -> None:
