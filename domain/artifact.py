@@ -72,6 +72,14 @@ class Dimensions:
     hidden: tuple[int, int]  #: the head's hidden layers
     id_buckets: int = 0  #: hashed ids that the item tower reads, 0 is none; without them it has no argument for ids
 
+    def written(self) -> dict[str, Any]:
+        """The sizes as JSON has them.
+
+        One that has a default is left out where it has that value, so that manifests from before there was such a size
+        keep their bytes, and with them their versions.
+        """
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
+
     @property
     def layout(self) -> N2OLayout:
         """The record that rows of this model have."""
@@ -117,16 +125,9 @@ class Manifest:
     training: Mapping[str, Any]
 
     def to_json(self) -> bytes:
-        """The bytes of manifest.json: equal manifests, equal bytes.
-
-        A size that has a default is left out where it has that value, so that manifests from before there was such a
-        size keep their bytes, and with them their versions.
-        """
-        content = asdict(self)
-        for each in fields(Dimensions):
-            if content["dimensions"][each.name] == each.default:
-                del content["dimensions"][each.name]
-        return json.dumps({"format": _FORMAT, **content}, sort_keys=True, indent=1).encode() + b"\n"
+        """The bytes of manifest.json: equal manifests, equal bytes."""
+        content = {"format": _FORMAT, **asdict(self), "dimensions": self.dimensions.written()}
+        return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
