@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -142,7 +141,7 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
     from models.config import ModelConfig
 
     def now(log: dict[str, Any]) -> Any:
-        return json.loads(json.dumps(asdict(ModelConfig(**log["sizes"]).dimensions)))  # as a record has them: lists
+        return json.loads(json.dumps(ModelConfig(**log["sizes"]).dimensions.written()))  # as a record has them: lists
 
     if older := [name for name, log in measured.items() if log["dimensions"] != now(log)]:
         click.echo(
@@ -200,7 +199,7 @@ def _measured_on(name: str, asked: _Asked, show: Any) -> dict[str, Any]:
         "seeds": list(options.seeds),
         "minutes": round((time.monotonic() - started + found.earlier_s) / 60, 1),
         "sizes": sizes,
-        "dimensions": asdict(config.dimensions),
+        "dimensions": config.dimensions.written(),
         "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread",
         **summary(found),
     }

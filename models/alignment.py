@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aif import Batch
+from models.batch import Batch
 from models.examples import Batches, Examples
 from schemas.errors import BadInput
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aif import Batch, ItemEncoder
+from models.aif import ItemEncoder
 from models.alignment import Alignment, drawn_lists
+from models.batch import Batch
 from models.examples import Batches, Examples
 from schemas.errors import BadInput
 
