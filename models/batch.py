@@ -5,7 +5,7 @@ Symbols in shapes are those of models/aif.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class Batch:
     candidates: Tensor  #: [B, C] int64, rows of the items
     labels: Tensor  #: [B, C] float32
     weights: Tensor  #: [B, C] float32, 0 leaves a candidate out of the loss
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
 
     @property
     def items(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
