@@ -70,6 +70,7 @@ class Dimensions:
     cross_categories: int  #: most categories of a user with cross features (cross_features.py); 0 leaves them out
     user_features: int  #: window features of the user phase
     hidden: tuple[int, int]  #: the head's hidden layers
+    din: bool = True  #: whether linear DIN meets the candidate's signature; manifests from before it was told have it
 
     @property
     def layout(self) -> N2OLayout:
@@ -85,6 +86,11 @@ class Dimensions:
     def attended(self) -> int:
         """Attention weights of a candidate: `behaviours`, or 0 without attention."""
         return self.behaviours if self.attention else 0
+
+    @property
+    def sign_columns(self) -> int:
+        """Signs of a candidate that linear DIN's matrix is multiplied by: one a bit, or 0 without linear DIN."""
+        return self.signature_bits if self.din else 0
 
     @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -117,7 +123,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of manifest.json: equal manifests, equal bytes."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True, indent=1).encode() + b"\n"
+        content = asdict(self)
+        if self.dimensions.din:
+            del content["dimensions"]["din"]  # so that an older manifest, which does not tell, keeps its version
+        return json.dumps({"format": _FORMAT, **content}, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
