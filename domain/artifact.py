@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from domain.n2o import N2OLayout
@@ -71,6 +71,15 @@ class Dimensions:
     user_features: int  #: window features of the user phase
     hidden: tuple[int, int]  #: the head's hidden layers
     din: bool = True  #: whether linear DIN meets the candidate's signature; manifests from before it was told have it
+    id_buckets: int = 0  #: hashed ids that the item tower reads, 0 is none; without them it has no argument for ids
+
+    def written(self) -> dict[str, Any]:
+        """The sizes as JSON has them.
+
+        One that has a default is left out where it has that value, so that manifests from before there was such a size
+        keep their bytes, and with them their versions.
+        """
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
     @property
     def layout(self) -> N2OLayout:
@@ -123,10 +132,8 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of manifest.json: equal manifests, equal bytes."""
-        content = asdict(self)
-        if self.dimensions.din:
-            del content["dimensions"]["din"]  # so that an older manifest, which does not tell, keeps its version
-        return json.dumps({"format": _FORMAT, **content}, sort_keys=True, indent=1).encode() + b"\n"
+        content = {"format": _FORMAT, **asdict(self), "dimensions": self.dimensions.written()}
+        return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
