@@ -257,7 +257,7 @@ def _signs(weight: Floats, variant: Variant) -> tuple[npt.NDArray[Any], Floats]:
     else:
         scale, units = np.ones(padded.shape[1], dtype=np.float32), padded
     packed = _aligned((padded.shape[1] // variant.tile, bits, variant.tile), units.dtype)
-    packed[...] = units.reshape(bits, -1, variant.tile).transpose(1, 0, 2)
+    packed[...] = units.reshape(bits, len(packed), variant.tile).transpose(1, 0, 2)
     return packed, scale
 
 
