@@ -249,13 +249,12 @@ def _signs(weight: Floats, variant: Variant) -> tuple[npt.NDArray[Any], Floats]:
     bits, h1 = weight.shape
     padded = np.zeros((bits, _rounded(h1, variant.tile)), dtype=np.float32)
     padded[:, :h1] = weight
+    units: npt.NDArray[Any] = padded
+    scale = np.ones(padded.shape[1], dtype=np.float32)
     if variant.halves:
         scale = np.abs(padded).sum(axis=0) / np.float32(_MOST_SUM - bits)  # a sum rounds by half a unit for each bit
         with np.errstate(invalid="ignore"):
-            padded /= np.where(scale == 0, 1, scale)
-        units = np.rint(np.nan_to_num(padded)).astype(np.int16)
-    else:
-        scale, units = np.ones(padded.shape[1], dtype=np.float32), padded
+            units = np.rint(np.nan_to_num(padded / np.where(scale == 0, 1, scale))).astype(np.int16)
     packed = _aligned((padded.shape[1] // variant.tile, bits, variant.tile), units.dtype)
     packed[...] = units.reshape(bits, len(packed), variant.tile).transpose(1, 0, 2)
     return packed, scale

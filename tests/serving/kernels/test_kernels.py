@@ -50,7 +50,7 @@ def tolerance(kernel) -> float:
 def test_every_kernel_scores_as_the_oracle(
     kernel, seed, candidates, bits, tiers, groups, attended, categories, odd, similar, din
 ) -> None:
-    """Any sizes: no behaviours, tiers, attention, categories or linear DIN, unsigned candidates, blocks that are not full."""
+    """Any sizes: no behaviours, tiers, attention, categories or linear DIN, unsigned candidates, blocks not full."""
     shape = {"vector_dim": 7, "bridges": 3, "hidden": (10, 70)} if odd else {}
     case = made_up(
         seed, candidates, bits=bits, tiers=tiers, groups=groups, attended=attended, categories=categories,
