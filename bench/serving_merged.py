@@ -25,6 +25,7 @@ from bench.stopwatch import in_rounds
 from schemas.errors import Corrupt
 from serving.ranking.merger import Ask, Merger
 from serving.ranking.retrieval import Wanted
+from serving.ranking.turns import Turns
 from serving.stages import StageClock
 from serving.user.user_side import How
 
@@ -66,7 +67,8 @@ def _added(
 
     async def run() -> float:
         with ThreadPoolExecutor(1) as scorers, ThreadPoolExecutor(1) as phases:
-            merger = Merger.of(serving.store, live, scorers, phases)  # type: ignore[arg-type]
+            merger = Merger.of(serving.store, live, Turns(scorers), phases)  # type: ignore[arg-type]
+            merger.speeds.measure(serving.version)
             spent: dict[How, list[float]] = {How.COMPUTED: [], How.CACHED: []}
             for number in range(_MERGED):
                 ask = Ask(user, world.at_ms + next(minutes) * _MINUTE_MS)

@@ -11,9 +11,9 @@ import onnxruntime
 import torch
 
 from domain.artifact import HEAD, ITEM_TOWER, USER_PHASE, Manifest
-from domain.item_features import ItemInputs
 from domain.n2o import Flag
 from domain.user_features import UserInputs
+from models.export import tower_example
 from models.reference import score as formula
 from models.reference import user_feed
 from models.tower import LoadedTower
@@ -58,16 +58,12 @@ def targets(folder: Path, manifest: Manifest) -> list[Target]:
 
 
 def _tower(folder: Path, manifest: Manifest) -> Target:
-    sizes, random = manifest.dimensions, np.random.default_rng(0)
-    inputs = ItemInputs(
-        random.normal(size=(_ITEMS, sizes.embedding_dim)).astype(np.float32),
-        random.integers(sizes.category_buckets, size=_ITEMS),
-        random.normal(size=(_ITEMS, sizes.item_numeric)).astype(np.float32),
-    )
+    sizes = manifest.dimensions
+    inputs = tower_example(sizes, _ITEMS)
     tower = LoadedTower.open(folder, manifest, torch.get_num_threads())
     whole = torch.export.load(folder / ITEM_TOWER).module()
     with torch.inference_mode():
-        expected = whole(*map(torch.from_numpy, (inputs.embedding, inputs.category, inputs.numeric)))
+        expected = whole(*map(torch.from_numpy, inputs.columns(sizes)))
     difference = max(_difference(theirs.numpy(), ours) for theirs, ours in zip(expected, tower(inputs), strict=True))
     return Target(
         ITEM_TOWER, f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})",

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -142,7 +141,7 @@ def _warn_of_older_models(measured: dict[str, dict[str, Any]]) -> None:
     from models.config import ModelConfig
 
     def now(log: dict[str, Any]) -> Any:
-        return json.loads(json.dumps(asdict(ModelConfig(**log["sizes"]).dimensions)))  # as a record has them: lists
+        return json.loads(json.dumps(ModelConfig(**log["sizes"]).dimensions.written()))  # as a record has them: lists
 
     if older := [name for name, log in measured.items() if log["dimensions"] != now(log)]:
         click.echo(
@@ -181,6 +180,7 @@ def _measured_on(name: str, asked: _Asked, show: Any) -> dict[str, Any]:
     from models.baselines.parts import BaselineConfig
     from models.config import ModelConfig
     from models.config import sizes as parsed
+    from models.device import best_device
     from models.evaluation.contest import ContestOptions, contest
     from models.evaluation.summary import summary
     from models.fitting import Budget
@@ -192,16 +192,17 @@ def _measured_on(name: str, asked: _Asked, show: Any) -> dict[str, Any]:
     options = ContestOptions(
         seeds=tuple(range(1, asked.seeds + 1)), budget=Budget(epochs=asked.epochs, batch_size=128),
         max_examples=plan.examples // size, held_out=plan.held_out, trained=asked.trained or plan.trained // size,
-        judged=plan.judged // size, queries=64 // size,
+        judged=plan.judged // size, queries=64 // size, device=best_device(),
     )  # fmt: skip
     found = contest(log, config, BaselineConfig(), options, show, truth, asked.out and _seeds_of(asked.out, name))
+    where = "1 thread" if options.device == "cpu" else options.device
     return {
         "command": asked.command(name),
         "seeds": list(options.seeds),
         "minutes": round((time.monotonic() - started + found.earlier_s) / 60, 1),
         "sizes": sizes,
-        "dimensions": asdict(config.dimensions),
-        "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread",
+        "dimensions": config.dimensions.written(),
+        "machine": f"{platform.machine()}, torch {torch.__version__}, {where}",
         **summary(found),
     }
 

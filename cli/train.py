@@ -56,6 +56,9 @@ _SCHEMAS = ("item_row", "item_update", "n2o_row", "user_event", "user_head")
 @click.option(
     "--state", type=click.Path(path_type=Path, dir_okay=False), help="Also write the weights, for `aif artifact export`"
 )
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train; auto: CUDA if there"
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="torch threads; idle cores only")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no progress")
 @data_dir_option
@@ -73,6 +76,7 @@ def command(
     sizes: tuple[str, ...],
     calibrate: bool,
     state: Path | None,
+    device: Any,
     threads: int,
     as_json: bool,
     data_dir: Path,
@@ -97,6 +101,7 @@ def command(
     from cli.code_version import code_version
     from models.config import DEPLOYMENTS_SIZES, ModelConfig
     from models.config import sizes as parsed
+    from models.device import best_device
     from models.export import export
     from models.log import Log
     from models.state import save_state
@@ -114,7 +119,7 @@ def command(
     source.rejects_path = deployment.data_dir / "train" / f"{source.mapping.name}.rejects.jsonl"
     options = TrainingOptions(
         seed=seed, epochs=epochs, max_examples=max_examples, threads=threads, distill=distill, align=align,
-        calibrate=calibrate,
+        calibrate=calibrate, device=best_device() if device == "auto" else device,
     )  # fmt: skip
     with _bars(Console(stderr=True, quiet=as_json and not sys.stderr.isatty())) as bars:
         reading = bars.add_task("reading", total=limit)

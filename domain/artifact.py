@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from domain.n2o import N2OLayout
@@ -70,6 +70,16 @@ class Dimensions:
     cross_categories: int  #: most categories of a user with cross features (cross_features.py); 0 leaves them out
     user_features: int  #: window features of the user phase
     hidden: tuple[int, int]  #: the head's hidden layers
+    din: bool = True  #: whether linear DIN meets the candidate's signature; manifests from before it was told have it
+    id_buckets: int = 0  #: hashed ids that the item tower reads, 0 is none; without them it has no argument for ids
+
+    def written(self) -> dict[str, Any]:
+        """The sizes as JSON has them.
+
+        One that has a default is left out where it has that value, so that manifests from before there was such a size
+        keep their bytes, and with them their versions.
+        """
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
     @property
     def layout(self) -> N2OLayout:
@@ -85,6 +95,11 @@ class Dimensions:
     def attended(self) -> int:
         """Attention weights of a candidate: `behaviours`, or 0 without attention."""
         return self.behaviours if self.attention else 0
+
+    @property
+    def sign_columns(self) -> int:
+        """Signs of a candidate that linear DIN's matrix is multiplied by: one a bit, or 0 without linear DIN."""
+        return self.signature_bits if self.din else 0
 
     @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -117,7 +132,8 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of manifest.json: equal manifests, equal bytes."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True, indent=1).encode() + b"\n"
+        content = {"format": _FORMAT, **asdict(self), "dimensions": self.dimensions.written()}
+        return json.dumps(content, sort_keys=True, indent=1).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from domain.cross_features import cross_features
 from experiments.measured import Data, Report, Settings, Variant, about, against, measured, on_logs
 from experiments.record import band, legend, new_figure, section, span, table
-from models.aif import AIF, Batch
+from models.aif import AIF
+from models.batch import Batch
 from models.config import ModelConfig
 
 __all__ = ["Forgetful", "figure", "run", "tables", "variants"]

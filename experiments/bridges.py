@@ -91,7 +91,7 @@ def diagnosis(model: nn.Module, data: Data, trained_on: Judged) -> dict[str, flo
     with torch.inference_mode():
         bridges = torch.nn.functional.normalize(model.tower.bridges, dim=-1)
         batches = data.held.batches[:_LOOKED_AT]
-        weights = torch.cat([model.tower(each.embedding, each.category, each.numeric)[1] for each in batches])  # [U, n]
+        weights = torch.cat([model.tower(*each.items)[1] for each in batches])  # [U, n]
         categories = torch.cat([each.category for each in batches])  # [U]
         count = len(bridges)
         apart = ~torch.eye(count, dtype=torch.bool)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from experiments.logs import PLANS, Plan, open_log
 from models.config import ModelConfig
+from models.device import best_device, device_named
 from models.evaluation.bootstrap import Estimate, Paired
 from models.evaluation.judged import Judged, judged, spread
 from models.examples import Batches, Examples, examples_of
@@ -121,8 +122,9 @@ def measured(data: Data, variants: Mapping[str, Variant], seeds: int, report: Re
     """Train and judge every variant with seeds 1 to `seeds`."""
     found = Measured(_user_weights(data.held))
     user_auc: dict[str, list[_Float]] = {name: [] for name in variants}
+    device = device_named(best_device())
     for seed in range(1, seeds + 1):
-        with reproducible(seed, threads=1):
+        with reproducible(seed, threads=1, device=device):
             models = {}
             for name, variant in variants.items():
                 torch.manual_seed(seed)  # a variant's start does not depend on who stands before it
@@ -132,7 +134,7 @@ def measured(data: Data, variants: Mapping[str, Variant], seeds: int, report: Re
                 report(f"seed {seed} of {seeds}", at.step, at.steps)
 
             penalties = {name: each.penalty for name, each in variants.items() if each.penalty is not None}
-            fit(models, data.batches, data.known, BUDGET, seed, step, penalties=penalties)
+            fit(models, data.batches, data.known, BUDGET, seed, step, penalties=penalties, device=device)
             for name, model in models.items():
                 model.eval()
                 user_auc[name].append(group_auc(data.held.users, data.held.labels, data.held.scores(model))[1])

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from experiments.measured import Report, Settings, Variant, about, against, measured, on_logs
 from experiments.record import band, legend, new_figure, section, span, table
-from models.aif import AIF, Batch
+from models.aif import AIF
+from models.batch import Batch
 from models.config import ModelConfig
 
 __all__ = ["Shortened", "figure", "run", "tables", "variants"]

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import torch
@@ -32,55 +31,18 @@ from torch.nn import functional as F
 
 from domain.cross_features import CROSS_FEATURES
 from domain.tiers import group_table
+from models.batch import Batch
 from models.config import ModelConfig
 from models.similarity import equal_bits, of_category, tier_counts
 from schemas.records import ACTIONS
 
 __all__ = [
-    "AIF", "Batch", "Candidates", "Context", "Folded", "Head", "ItemEncoder", "ItemTower", "Past", "UserEncoder",
+    "AIF", "Candidates", "Context", "Folded", "Head", "ItemEncoder", "ItemTower", "Past", "UserEncoder",
     "UserPhase", "served",
 ]  # fmt: skip
 
 #: A column that hardly varies is not blown up.
 _SMALLEST_DEVIATION: Final = 0.1
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One training step's inputs: users, the candidates of each, and the items that both point at."""
-
-    # items
-    item_ids: Tensor  #: [U] int64; no model reads them but the one that counts
-    embedding: Tensor  #: [U, embedding_dim] float32
-    category: Tensor  #: [U] int64
-    numeric: Tensor  #: [U, item_numeric] float32
-    signs: Tensor  #: [U, m] float32, +-1; zeros where an item has no signature
-    # users
-    windows: Tensor  #: [B, F] float32
-    behaviours: Tensor  #: [B, L] int64, rows of the items
-    actions: Tensor  #: [B, L] int64
-    ages: Tensor  #: [B, L] float32
-    present: Tensor  #: [B, L] float32, 1 where there is a behaviour and its item is known
-    categories: Tensor  #: [B, K] int64, the users' top categories; 0 is none
-    cross: Tensor  #: [B, K, X] float32, what they did in them
-    # candidates
-    candidates: Tensor  #: [B, C] int64, rows of the items
-    labels: Tensor  #: [B, C] float32
-    weights: Tensor  #: [B, C] float32, 0 leaves a candidate out of the loss
-
-    def newest(self, count: int) -> Batch:
-        """The same batch with at most `count` behaviours of each user, the newest, and the items that are left."""
-        if self.behaviours.shape[1] <= count:
-            return self
-        behaviours = self.behaviours[:, :count]
-        used, place = torch.unique(torch.cat((behaviours.flatten(), self.candidates.flatten())), return_inverse=True)
-        return replace(
-            self, item_ids=self.item_ids[used], embedding=self.embedding[used], category=self.category[used],
-            numeric=self.numeric[used], signs=self.signs[used],
-            behaviours=place[: behaviours.numel()].view_as(behaviours),
-            candidates=place[behaviours.numel() :].view_as(self.candidates), actions=self.actions[:, :count],
-            ages=self.ages[:, :count], present=self.present[:, :count],
-        )  # fmt: skip
 
 
 class Context(NamedTuple):
@@ -132,6 +94,11 @@ class ItemEncoder(nn.Module):
         self.register_buffer("mean", torch.zeros(columns))
         self.register_buffer("scale", torch.ones(columns))
         inputs = config.embedding_dim + config.category_dim + columns
+        self.identity: nn.Embedding | None = None
+        if config.id_buckets:
+            self.identity = nn.Embedding(config.id_buckets, config.id_dim)
+            nn.init.zeros_(self.identity.weight)  # an id that training never met says nothing
+            inputs += config.id_dim
         self.hidden = nn.Linear(inputs, config.tower_hidden)
         self.out = nn.Linear(config.tower_hidden, config.vector_dim)
 
@@ -140,10 +107,13 @@ class ItemEncoder(nn.Module):
         self.mean.copy_(numeric.mean(0))
         self.scale.copy_(1 / numeric.std(0).clamp(min=_SMALLEST_DEVIATION))
 
-    def vector(self, embedding: Tensor, category: Tensor, numeric: Tensor) -> Tensor:
-        """[U, embedding_dim], [U], [U, item_numeric] -> [U, d]."""
-        x = torch.cat((embedding, self.category(category), (numeric - self.mean) * self.scale), dim=-1)  # [U, inputs]
-        vector: Tensor = self.out(F.relu(self.hidden(x)))  # [U, d]
+    def vector(self, embedding: Tensor, category: Tensor, numeric: Tensor, identity: Tensor | None = None) -> Tensor:
+        """[U, embedding_dim], [U], [U, item_numeric], [U] of a model with ids -> [U, d]."""
+        read = [embedding, self.category(category), (numeric - self.mean) * self.scale]
+        if self.identity is not None:
+            assert identity is not None, "a model with ids reads them"
+            read.append(self.identity(identity))
+        vector: Tensor = self.out(F.relu(self.hidden(torch.cat(read, dim=-1))))  # [U, d]
         return vector
 
 
@@ -154,9 +124,11 @@ class ItemTower(ItemEncoder):
         super().__init__(config)
         self.bridges = bridges  # [n, d], shared with the user phase
 
-    def forward(self, embedding: Tensor, category: Tensor, numeric: Tensor) -> tuple[Tensor, Tensor]:
-        """[U, embedding_dim], [U], [U, item_numeric] -> vector [U, d], bridge weights [U, n] that sum to 1."""
-        vector = self.vector(embedding, category, numeric)
+    def forward(
+        self, embedding: Tensor, category: Tensor, numeric: Tensor, identity: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `vector` reads -> vector [U, d], bridge weights [U, n] that sum to 1."""
+        vector = self.vector(embedding, category, numeric, identity)
         weights = torch.softmax(vector @ self.bridges.T / math.sqrt(vector.shape[-1]), dim=-1)  # [U, n]
         return vector, weights
 
@@ -353,7 +325,7 @@ class AIF(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, C] of the batch's candidates."""
         batch = batch.newest(self.config.long_behaviours)
-        vectors, bridges = map(self.rows, self.tower(batch.embedding, batch.category, batch.numeric))  # [U, d], [U, n]
+        vectors, bridges = map(self.rows, self.tower(*batch.items))  # [U, d], [U, n]
         known = batch.present.unsqueeze(-1)  # [B, L, 1]
         # F.embedding and not indexing: its gradient adds up in one order, so that equal seeds give equal models.
         behaviour_vectors = F.embedding(batch.behaviours, vectors) * known  # [B, L, d]

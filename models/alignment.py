@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aif import Batch
+from models.batch import Batch
+from models.device import CPU
 from models.examples import Batches, Examples
 from schemas.errors import BadInput
 
@@ -54,13 +55,15 @@ class Lists:
         return rank_loss(logits.gather(1, self.chosen), self.grades)
 
 
-def drawn_lists(batches: Batches, known: Examples, alignment: Alignment, generator: np.random.Generator) -> Lists:
-    """Candidates for some of the users of these examples, ordered by the teacher and cut into chunks.
+def drawn_lists(
+    batches: Batches, known: Examples, alignment: Alignment, generator: np.random.Generator, device: torch.device = CPU
+) -> Lists:
+    """Candidates for some of the users of these examples, ordered by the teacher, which is on `device`, into chunks.
 
     A user that has fewer usable candidates than chunks (they had lately what was drawn) is compared by none.
     """
     some = np.sort(generator.choice(len(known), min(alignment.users, len(known)), replace=False))
-    batch = batches.batch(known.take(some), generator, drawn=alignment.candidates)
+    batch = batches.batch(known.take(some), generator, drawn=alignment.candidates).to(device)
     # The example's own item says what the user did, not what the teacher thinks: lists are of drawn candidates.
     usable = batch.weights[:, 1:] > 0  # [B, M]
     with torch.no_grad():
@@ -68,10 +71,10 @@ def drawn_lists(batches: Batches, known: Examples, alignment: Alignment, generat
     order = 1 + taught.argsort(dim=1, descending=True, stable=True)  # [B, M] usable ones first
     counts = usable.sum(1)  # [B]
     chunks = alignment.chunks
-    edges = torch.arange(chunks + 1) * counts.unsqueeze(1) // chunks  # [B, K + 1]
-    share = torch.from_numpy(generator.random((len(some), chunks)))
+    edges = torch.arange(chunks + 1, device=device) * counts.unsqueeze(1) // chunks  # [B, K + 1]
+    share = torch.from_numpy(generator.random((len(some), chunks))).to(device)
     places = edges[:, :-1] + (share * (edges[:, 1:] - edges[:, :-1])).long()
-    grades = torch.arange(chunks, 0, -1, dtype=torch.float32).expand(len(some), chunks)
+    grades = torch.arange(chunks, 0, -1, dtype=torch.float32, device=device).expand(len(some), chunks)
     return Lists(batch, order.gather(1, places), grades * (counts >= chunks).unsqueeze(1))
 
 

@@ -35,6 +35,8 @@ class ModelConfig:
     reembed_interval_ms: int = 600_000  #: of event time between two snapshots of an item's activity; the deployment's
     category_buckets: int = 4096  #: hashed categories, 0 is none
     category_dim: int = 16
+    id_buckets: int = 0  #: hashed ids of items, 0 leaves ids out
+    id_dim: int = 16
     tower_hidden: int = 256
     vector_dim: int = 64  #: d, of items, users, behaviours and bridges
     bridges: int = 16  #: n
@@ -49,9 +51,12 @@ class ModelConfig:
     attention: bool = True  #: DIN with weights by similarity, over the newest Ls
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "category_dim", "tower_hidden", "vector_dim", "bridges", "reembed_interval_ms"):
+        for name in (
+            "embedding_dim", "category_dim", "id_dim", "tower_hidden", "vector_dim", "bridges", "reembed_interval_ms",
+        ):  # fmt: skip
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.category_buckets >= 2, "category_buckets", "at least 2", self.category_buckets)
+        _require(self.id_buckets != 1 and self.id_buckets >= 0, "id_buckets", "0 or at least 2", self.id_buckets)
         _require(
             self.signature_bits % 64 == 0 < self.signature_bits,
             "signature_bits",
@@ -103,6 +108,8 @@ class ModelConfig:
             cross_categories=self.cross_categories,
             user_features=len(WINDOWS) * len(ACTIONS),
             hidden=self.hidden,
+            din=self.din != "none",
+            id_buckets=self.id_buckets,
         )
 
 

@@ -16,7 +16,7 @@ import torch
 
 from domain.cross_features import cross_features
 from domain.lsh import signs
-from models.aif import Batch
+from models.batch import Batch
 from models.config import ENGAGEMENTS, ModelConfig
 from models.history import History
 from models.item_history import ItemHistory
@@ -175,6 +175,7 @@ class Batches:
             embedding=torch.from_numpy(inputs.embedding),
             category=torch.from_numpy(inputs.category),
             numeric=torch.from_numpy(inputs.numeric),
+            identity=torch.from_numpy(inputs.identity),
             signs=torch.from_numpy(item_signs),
             windows=torch.from_numpy(users.windows),
             behaviours=torch.from_numpy(place[:, rows.shape[1] :].copy()),

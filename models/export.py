@@ -33,7 +33,7 @@ from models.tower import SAMPLE_INPUTS, LoadedTower
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ACTIONS
 
-__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "checked_users", "export", "run_parts"]
+__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "checked_users", "export", "run_parts", "tower_example"]
 
 OPSET: Final = 20
 USER_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present", "cross")
@@ -92,10 +92,10 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
 
 
 def _tower_bytes(model: AIF) -> bytes:
-    items = torch.export.Dim("items", min=1)
-    program = torch.export.export(
-        model.tower, _tower_example(model.config.dimensions), dynamic_shapes=({0: items}, {0: items}, {0: items})
-    )
+    items, dims = torch.export.Dim("items", min=1), model.config.dimensions
+    example = tuple(map(torch.from_numpy, tower_example(dims, 4).columns(dims)))
+    shapes = tuple({0: items} for _ in example)
+    program = torch.export.export(model.tower, example, dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     program.example_inputs = None
@@ -169,12 +169,12 @@ def run_parts(folder: Path, manifest: Manifest) -> tuple[list[Any], list[Any]]:
     Raises ArtifactError where a part cannot be loaded or run, or gives something that is not finite.
     """
     dims = manifest.dimensions
-    items, users = _tower_example(dims, _CHECKED_ITEMS), checked_users(dims)
+    items, users = tower_example(dims, _CHECKED_ITEMS), checked_users(dims)
     tower = LoadedTower.open(folder, manifest, torch.get_num_threads())
     try:
         session = onnxruntime.InferenceSession(folder / USER_PHASE, providers=["CPUExecutionProvider"])
         feed = {name: value.numpy() for name, value in zip(USER_INPUTS, users, strict=True)}
-        parts = list(tower(ItemInputs(*(each.numpy() for each in items)))), session.run(list(USER_OUTPUTS), feed)
+        parts = list(tower(items)), session.run(list(USER_OUTPUTS), feed)
         with np.load(folder / HEAD, allow_pickle=False) as head:
             shapes = {name: head[name].shape for name in head.files}
             finite = all(np.isfinite(head[name]).all() for name in head.files)
@@ -193,8 +193,9 @@ def _check(folder: Path, version: str, model: AIF) -> None:
     manifest = check_artifact(lambda name: (folder / name).read_bytes(), version=version)
     tower, user_phase = run_parts(folder, manifest)
     dims = manifest.dimensions
+    items = map(torch.from_numpy, tower_example(dims, _CHECKED_ITEMS).columns(dims))
     with torch.no_grad():
-        _compare(ITEM_TOWER, model.tower(*_tower_example(dims, _CHECKED_ITEMS)), tower)
+        _compare(ITEM_TOWER, model.tower(*items), tower)
         _compare(USER_PHASE, model.user(*checked_users(dims)), user_phase)
 
 
@@ -210,12 +211,14 @@ def _compare(name: str, expected: tuple[torch.Tensor, ...], found: list[Any]) ->
             )
 
 
-def _tower_example(dims: Dimensions, items: int = 4) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(0)
-    return (
-        torch.randn(items, dims.embedding_dim, generator=generator),
-        torch.randint(dims.category_buckets, (items,), generator=generator),
-        torch.randn(items, dims.item_numeric, generator=generator),
+def tower_example(dims: Dimensions, items: int) -> ItemInputs:
+    """Inputs of the item tower for as many made-up items, the same every time."""
+    random = np.random.default_rng(0)
+    return ItemInputs(
+        random.normal(size=(items, dims.embedding_dim)).astype(np.float32),
+        random.integers(dims.category_buckets, size=items),
+        random.normal(size=(items, dims.item_numeric)).astype(np.float32),
+        random.integers(max(dims.id_buckets, 1), size=items),
     )
 
 

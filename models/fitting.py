@@ -7,7 +7,7 @@ stand in for part of the labels (distillation), and its order may be taught besi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aif import Batch, ItemEncoder
+from models.aif import ItemEncoder
 from models.alignment import Alignment, drawn_lists
+from models.batch import Batch
+from models.device import CPU
 from models.examples import Batches, Examples
 from schemas.errors import BadInput
 
@@ -65,12 +67,32 @@ def fit(
     distillation: Distillation | None = None,
     alignment: Alignment | None = None,
     penalties: Mapping[str, Callable[[nn.Module], Tensor]] | None = None,
+    device: torch.device = CPU,
 ) -> dict[str, list[float]]:
-    """Train the models side by side; the losses of each at every step.
+    """Train the models side by side on a device, and leave them on the CPU; the losses of each at every step.
 
     A model's penalty is a term that its loss has besides, computed after its forward pass. `progress` hears of the last
     model. Raises BadInput naming the step at which a loss is not finite.
     """
+    teachers = [each.teacher for each in (distillation, alignment) if each is not None]
+    with _moved([*models.values(), *teachers], device):
+        return _fitted(
+            models, batches, known, budget, seed, progress, distillation, alignment, penalties or {}, device
+        )  # fmt: skip
+
+
+def _fitted(
+    models: Mapping[str, nn.Module],
+    batches: Batches,
+    known: Examples,
+    budget: Budget,
+    seed: int,
+    progress: Callable[[Progress], None],
+    distillation: Distillation | None,
+    alignment: Alignment | None,
+    penalties: Mapping[str, Callable[[nn.Module], Tensor]],
+    device: torch.device,
+) -> dict[str, list[float]]:
     generator = np.random.default_rng(seed)
     lists_generator = np.random.default_rng([seed, 1])  # its own: with or without lists, the same negatives
     optimizers = {
@@ -87,12 +109,12 @@ def fit(
             chosen.sort()
             for optimizer in optimizers.values():
                 optimizer.param_groups[0]["lr"] = budget.learning_rate * (1 - (number - 1) / steps)
-            batch = batches.batch(known.take(chosen), generator)
+            batch = batches.batch(known.take(chosen), generator).to(device)
             targets = _targets(batch, distillation)
-            lists = drawn_lists(batches, known.take(chosen), alignment, lists_generator) if alignment else None
+            lists = drawn_lists(batches, known.take(chosen), alignment, lists_generator, device) if alignment else None
             for name, model in models.items():
                 loss = _loss(model, batch, targets)
-                if penalty := (penalties or {}).get(name):
+                if penalty := penalties.get(name):
                     loss = loss + penalty(model)
                 if lists is not None and alignment is not None:
                     loss = loss + alignment.weight * lists.loss(model(lists.batch))
@@ -105,6 +127,18 @@ def fit(
                     )
             progress(Progress(number, steps, losses[name][-1]))
     return losses
+
+
+@contextmanager
+def _moved(parts: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """The parts on a device, and on the CPU again, where they are judged and exported, whatever happens."""
+    try:
+        for part in parts:
+            part.to(device)
+        yield
+    finally:
+        for part in parts:
+            part.to(CPU)
 
 
 def _standardise(models: Mapping[str, nn.Module], batches: Batches, known: Examples) -> None:
@@ -141,13 +175,16 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
 
 
 @contextmanager
-def reproducible(seed: int, threads: int) -> Iterator[None]:
-    """Seeds torch, fixes its threads and its deterministic kernels, and leaves it as it was."""
+def reproducible(seed: int, threads: int, device: torch.device = CPU) -> Iterator[None]:
+    """Seeds torch, fixes its threads and its deterministic kernels, and leaves it as it was.
+
+    On another device than the CPU an operation that has no deterministic kernel there is warned of and runs.
+    """
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[] if device == CPU else [device]):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=device != CPU)
         # Filling memory is for code that reads what it did not write, and costs a tenth of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:

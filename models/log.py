@@ -157,6 +157,7 @@ def _joined(parts: list[Catalogue]) -> Catalogue:
             np.concatenate([part.inputs.embedding for part in parts])[order],
             np.concatenate([part.inputs.category for part in parts])[order],
             np.concatenate([part.inputs.numeric for part in parts])[order],
+            np.concatenate([part.inputs.identity for part in parts])[order],
         ),
         signatures=np.concatenate([part.signatures for part in parts])[order],
         has_signature=np.concatenate([part.has_signature for part in parts])[order],

@@ -69,7 +69,7 @@ class LoadedTower:
         bridges = np.empty((count, dims.bridges), dtype=np.float32)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread, which may be any of an executor's
-        columns: tuple[npt.NDArray[Any], ...] = (inputs.embedding, inputs.category, inputs.numeric)
+        columns = inputs.columns(dims)
         with torch.inference_mode():
             # Buffers of torch's own: aligned alike every time, and how a GEMM rounds may depend on that.
             chunk = [torch.zeros((_CHUNK, *each.shape[1:]), dtype=torch.from_numpy(each).dtype) for each in columns]
@@ -149,5 +149,5 @@ def records_of(
     flags |= np.where(has_price, np.uint32(Flag.HAS_PRICE), np.uint32(0))
     flags |= np.where(items.has_signature, np.uint32(Flag.HAS_SIGNATURE), np.uint32(0))
     records["flags"] = flags
-    layout.set_vectors(records, *tower(inputs_of(columns, tower.manifest.dimensions, activity)))
+    layout.set_vectors(records, *tower(inputs_of(items.item_id, columns, tower.manifest.dimensions, activity)))
     return records

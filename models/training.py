@@ -2,8 +2,8 @@
 
 Pointwise logistic loss, Adam, one time-based split. With distillation or alignment the full ranker is trained first, on
 the same examples, and taught. At the end the held-out tail says what the chances are worth (calibration.py). Equal log,
-config and options on one machine give equal weights bit for bit: all randomness comes from the seed and the kernels are
-the deterministic ones.
+config and options on one machine's CPU give equal weights bit for bit: all randomness comes from the seed and the
+kernels are the deterministic ones.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from models.baselines.parts import BaselineConfig
 from models.baselines.ranker import Ranker
 from models.calibration import Calibration, calibration_error, fold_calibration, platt
 from models.config import ModelConfig
+from models.device import Device, device_named
 from models.evaluation.judged import Judged, judged, spread
 from models.examples import Batches, examples_of
 from models.fitting import Budget, Distillation, Progress, fit, reproducible
@@ -48,6 +49,7 @@ class TrainingOptions:
     learning_rate: float = 2e-3
     held_out: float = 0.1  #: share of the newest examples that is judged and not trained on
     judged: int = 20_000  #: at most so many held-out examples are judged, evenly spread
+    device: Device = "cpu"
     threads: int = 1  #: of torch; another number may round differently, and more than idle cores is slower
     distill: float = 0.0  #: share of the full ranker's chances in what is learned; 0 trains no ranker for it
     align: float = 0.0  #: weight of the full ranker's order beside the labels' loss; 0 leaves it out
@@ -96,7 +98,8 @@ def train(
         examples = examples.take(slice(max(0, len(examples) - options.max_examples), None))
     known, held_out = examples.split(log, options.held_out)
     sizes, taught = BaselineConfig(), bool(options.distill or options.align)
-    with reproducible(options.seed, options.threads):
+    device = device_named(options.device)
+    with reproducible(options.seed, options.threads, device):
         batches = Batches(log, config, options.negatives, sizes.long_behaviours if taught else 0)
         budget = Budget(options.epochs, options.batch_size, options.learning_rate)
 
@@ -105,7 +108,7 @@ def train(
         ) -> list[float]:
             return fit(
                 {name: model}, batches, known, budget, options.seed, lambda at: progress(replace(at, model=name)),
-                distillation, alignment,
+                distillation, alignment, device=device,
             )[name]  # fmt: skip
 
         model = AIF(config)  # before a teacher draws from the seed: taught or not, it starts from the same weights

@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from serving.quiet import yield_to_requests
+
 __all__ = ["ProcessMetrics"]
 
 #: A snapshot takes milliseconds, most of them for percentiles: rare enough that few requests meet one.
@@ -84,5 +86,6 @@ class ProcessMetrics(Collector):
         return self._folder / f"{number}.json"
 
     def _run(self) -> None:
+        yield_to_requests()
         while not self._stopping.wait(_EVERY_S):
             self.leave()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.aif import Batch
 from models.baselines.parts import Baseline, head
+from models.batch import Batch
 from models.config import ModelConfig
 
 __all__ = ["Cold"]

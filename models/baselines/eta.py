@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.aif import Batch
 from models.baselines.parts import Attention, Baseline, BaselineConfig, head
+from models.batch import Batch
 from models.config import ModelConfig
 
 __all__ = ["Eta", "most_similar"]
@@ -51,5 +51,6 @@ def most_similar(signs: Tensor, behaviour_signs: Tensor, present: Tensor, count:
     bits, length = signs.shape[-1], behaviour_signs.shape[1]
     equal = bits + signs @ behaviour_signs.mT  # [B, C, L], twice the equal bits; `bits` without a signature
     signed = behaviour_signs[..., 0].abs().unsqueeze(1)  # [B, 1, L]
-    order = torch.where(present.unsqueeze(1) > 0, equal * signed, -1.0) * length - torch.arange(length)
+    newest = torch.arange(length, device=signs.device)
+    order = torch.where(present.unsqueeze(1) > 0, equal * signed, -1.0) * length - newest
     return order.topk(min(count, length), dim=-1).indices

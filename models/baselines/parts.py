@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aif import Batch, ItemEncoder, UserEncoder
+from models.aif import ItemEncoder, UserEncoder
+from models.batch import Batch
 from models.config import ModelConfig
 
 __all__ = ["Attention", "Baseline", "BaselineConfig", "Inputs", "head"]
@@ -54,7 +55,7 @@ class Baseline(nn.Module):
     def inputs(self, batch: Batch, attended: int) -> Inputs:
         """The batch encoded: the user vector of `config.behaviours`, and `attended` behaviours to look at."""
         batch = batch.newest(max(attended, self.config.behaviours))
-        vectors = self.item.vector(batch.embedding, batch.category, batch.numeric)  # [U, d]
+        vectors = self.item.vector(*batch.items)  # [U, d]
         known = batch.present.unsqueeze(-1)  # [B, L, 1]
         theirs = F.embedding(batch.behaviours, vectors) * known  # [B, L, d]
         values = self.user.values(theirs, batch.actions, batch.ages, batch.present)

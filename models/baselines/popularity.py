@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.aif import Batch
+from models.batch import Batch
 from models.examples import Examples
 from models.log import Log
 

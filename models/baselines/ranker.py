@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from domain.cross_features import CROSS_FEATURES
 from domain.tiers import group_table
-from models.aif import Batch
 from models.baselines.parts import Attention, Baseline, BaselineConfig, head
+from models.batch import Batch
 from models.config import ModelConfig
 from models.similarity import equal_bits, of_category, tier_counts
 

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor, nn
 
-from models.aif import Batch
 from models.baselines.parts import Baseline
+from models.batch import Batch
 from models.config import ModelConfig
 
 __all__ = ["TwoTower"]

@@ -28,6 +28,7 @@ from models.baselines.popularity import Popularity
 from models.baselines.ranker import Ranker
 from models.baselines.two_tower import TwoTower
 from models.config import ModelConfig
+from models.device import Device, device_named
 from models.evaluation.full_catalogue import FullCatalogue, full_catalogue
 from models.evaluation.judged import Judged, judged, spread
 from models.evaluation.kept_seeds import KeptSeeds, SeedResults
@@ -60,6 +61,7 @@ class ContestOptions:
     queries: int = 64  #: users whose whole catalogue is ranked
     distillation: float = 0.5  #: share of the teacher in the distilled model's loss
     threads: int = 1
+    device: Device = "cpu"  #: that models are trained on
 
 
 @dataclass
@@ -122,7 +124,7 @@ def contest(
             found.earlier_s += earlier[1]
             continue
         started = time.monotonic()
-        with reproducible(seed, options.threads):
+        with reproducible(seed, options.threads, device_named(options.device)):
             results = _judged(_trained(log, batches, known, config, sizes, options, seed, progress), held, full)
         _add(found, results)
         if kept:
@@ -148,17 +150,17 @@ def _trained(
         CEILING: lambda: Ranker(config, sizes),
         STUDENT: lambda: AIF(config),
     }
-    models = {}
+    models, device = {}, device_named(options.device)
     for name, make in makers.items():
         torch.manual_seed(seed)  # a model's start does not depend on who stands before it
         models[name] = make()
-    fit(models, batches, known, options.budget, seed, lambda at: progress(f"seed {seed}", at))
+    fit(models, batches, known, options.budget, seed, lambda at: progress(f"seed {seed}", at), device=device)
     torch.manual_seed(seed)
     models[DISTILLED] = AIF(config)
     teacher = Distillation(models[CEILING], options.distillation)
     fit(
         {DISTILLED: models[DISTILLED]}, batches, known, options.budget, seed,
-        lambda at: progress(f"seed {seed}, distilling", at), teacher,
+        lambda at: progress(f"seed {seed}, distilling", at), teacher, device=device,
     )  # fmt: skip
     return {"popularity": Popularity.of(log, known), **models}
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models.aif import Batch
+from models.batch import Batch
 from models.examples import Batches, Examples
 from models.log import Log
 

@@ -25,6 +25,7 @@ from serving.feeding.shadow_reports import ShadowReporter
 from serving.feeding.state import StateFolder
 from serving.feeding.state_upkeep import StateUpkeep
 from serving.feeding.store_writer import StoreWriter
+from serving.quiet import yield_to_requests
 from serving.rollout.announcements import RolloutLog
 from serving.rollout.shadow_board import ShadowBoard
 from serving.tables.progress import Progress
@@ -51,6 +52,7 @@ class Feeder:
 
     def run(self) -> None:
         """Return after SIGTERM, with the state closed in good order. SIGINT is the parent's to pass on."""
+        yield_to_requests()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         folder = StateFolder.of(self._deployment)

@@ -12,11 +12,11 @@ with a retrieval of its own prepares first and scores when it has candidates.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from serving.kernels import score_rows
 from serving.ranking.deadline import NEVER, Deadline
 from serving.ranking.retrieval import Retriever, Wanted
 from serving.ranking.scorer import Ranked, Scorer
+from serving.ranking.turns import Turns
 from serving.rollout.versions import Version, Versions
 from serving.stages import StageClock
 from serving.tables.store import Store
@@ -43,6 +44,8 @@ __all__ = ["MOST_CANDIDATES", "MOST_STATE_BYTES", "Ask", "Begun", "Merged", "Mer
 MOST_CANDIDATES: Final = 10_000
 #: Of computed user states: some thousands of users at the default sizes.
 MOST_STATE_BYTES: Final = 256 << 20
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,18 @@ class Merger:
         store: Store,
         versions: Versions,
         users: UserSide[Version, UserState],
-        scorers: Executor | None = None,
+        turns: Turns | None = None,
         speeds: Speeds | None = None,
     ) -> None:
-        """`scorers` runs what takes longer than the event loop should wait; None scores on the loop.
+        """`turns` says where a request is scored; None: on the event loop.
 
         Until `speeds` knows a version everything is read and scored whatever the deadline.
         """
         self.users = users
         self.speeds = speeds or Speeds()
+        self.turns = turns or Turns()
         self._store = store
         self._versions = versions
-        self._scorers = scorers
         self._scorer = Scorer()
 
     @classmethod
@@ -110,7 +113,7 @@ class Merger:
         cls,
         store: Store,
         versions: Versions,
-        scorers: Executor | None = None,
+        turns: Turns | None = None,
         phases: Executor | None = None,
         most_state_bytes: int = MOST_STATE_BYTES,
     ) -> Merger:
@@ -126,7 +129,7 @@ class Merger:
                 phases.submit(run)
 
         users = UserSide(StateMaker(store.users), UserStates[UserState](most_state_bytes), spawn)
-        return cls(store, versions, users, scorers)
+        return cls(store, versions, users, turns)
 
     def prepare(self, ask: Ask) -> Begun:
         """Start a request's user phase and return at once. Raises Unavailable while no version is live."""
@@ -141,26 +144,32 @@ class Merger:
         pending = self.users.begin(version, asked, ask.deadline, ask.fresh)
         return Begun(ask, user, quality, pending)
 
-    async def arrive(self, begun: Begun, candidates: int, clock: StageClock) -> None:
-        """Wait on the event loop for the user phase, as long as leaves time to score so many candidates."""
+    async def in_turn(
+        self, begun: Begun, candidates: int, clock: StageClock, score: Callable[[], Result], short: bool = True
+    ) -> Result:
+        """What `score` returns, which scores so many candidates: called once the user phase is there, or there is only
+        time left to score, and it is the request's turn. `short`: there is nothing but scoring to do.
+
+        Raises Unavailable where that turn would come after the deadline.
+        """
+        turns, cost_ms = self.turns, self._scoring_ms(begun, candidates)
         with clock.time("inference"):
-            await self.users.arrive(begun.pending, self._reserve_ms(begun, candidates))
+            await self.users.arrive(begun.pending, (cost_ms or 0.0) + turns.wait_ms)
+        turns.require_in_time(begun.ask.deadline)
+        return await turns.run(cost_ms, short and begun.pending.is_ready, score)
 
     async def score(self, begun: Begun, candidates: npt.NDArray[np.int64], top_k: int, clock: StageClock) -> Merged:
-        """Join a request's user phase with its candidates (distinct, [n] int64), on a thread that scores.
+        """Join a request's user phase with its candidates (distinct, [n] int64), in its turn.
 
-        Of more candidates than its quality says the first are scored.
+        Of more candidates than its quality says the first are scored. Raises Unavailable as `in_turn`.
         """
-        await self.arrive(begun, len(candidates), clock)
-        if self._scorers is None:
-            return self.score_here(begun, candidates, top_k, clock)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._scorers, self.score_here, begun, candidates, top_k, clock)
+        scored = partial(self.score_here, begun, candidates, top_k, clock)
+        return await self.in_turn(begun, len(candidates), clock, scored)
 
     def score_here(self, begun: Begun, candidates: npt.NDArray[np.int64], top_k: int, clock: StageClock) -> Merged:
         """The same in this thread: waits for the user phase as long as the deadline allows, then scores."""
         chosen = candidates[: begun.quality.candidates]
-        reserve_ms = self._reserve_ms(begun, len(chosen))
+        reserve_ms = self._scoring_ms(begun, len(chosen)) or 0.0
         with clock.time("inference"):
             self.users.wait(begun.pending, reserve_ms)
             costs = self.speeds.of(begun.version)
@@ -208,13 +217,13 @@ class Merger:
         costs = self.speeds.of(version)
         if costs is None:
             return most
-        chosen = quality_for(ask.deadline.left_ms(), costs, most)
+        chosen = quality_for(ask.deadline.left_ms() - self.turns.wait_ms, costs, most)
         return Quality(
             most.behaviours if ask.behaviours else chosen.behaviours,
             most.candidates if ask.candidates else chosen.candidates,
         )
 
-    def _reserve_ms(self, begun: Begun, candidates: int) -> float:
-        """What scoring will take once the user is there."""
-        costs = self.speeds.of(begun.version)
-        return 0.0 if costs is None else costs.scoring(begun.quality.behaviours, candidates)
+    def _scoring_ms(self, begun: Begun, candidates: int) -> float | None:
+        """What scoring will take once the user is there; None while that was not measured."""
+        costs, count = self.speeds.of(begun.version), min(candidates, begun.quality.candidates)
+        return None if costs is None else costs.scoring(begun.quality.behaviours, count)

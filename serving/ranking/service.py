@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -53,7 +53,6 @@ class Service:
         metrics: Metrics,
         filters: Filters = NO_FILTERS,
         merger: Merger | None = None,
-        scorers: Executor | None = None,
         samples: Samples | None = None,
         retrievers: Mapping[str, Retriever] | None = None,
         shadow: Shadow | None = None,
@@ -65,16 +64,15 @@ class Service:
         self._store = store
         self._metrics = metrics
         self._filters = filters
-        self._scorers = scorers
         self.samples = Samples() if samples is None else samples
         self._retrievers = retrievers or {}
         self._shadow = shadow
         self.merger = merger or Merger.of(store, versions)
 
     async def rank(self, request: RankRequest, clock: StageClock) -> Answer:
-        """Start the user phase and, when it is there, rank on one of the threads that score, where there are any.
+        """Start the user phase and, when it is there and it is the request's turn (turns.py), rank.
 
-        Raises as `rank_here`.
+        Raises as `rank_here`, and Unavailable where that turn would come after the deadline.
         """
         if request.after is not None:
             applied = await self._reached(request.after, request, clock)
@@ -83,14 +81,12 @@ class Service:
         if request.retrieve is not None:
             begun = self._begin(request, clock)
             request = await self._with_candidates(request, request.retrieve, begun, clock)
-        if self._scorers is None:
-            return self.rank_here(request, clock, begun)
-        loop = asyncio.get_running_loop()
         if self._to_keep(request):
-            return await loop.run_in_executor(self._scorers, self._kept, request, clock)
+            return await self.merger.turns.run(None, False, partial(self._kept, request, clock))
         begun = begun or self._begin(request, clock)
-        await self.merger.arrive(begun, len(request.candidate_ids), clock)
-        return await loop.run_in_executor(self._scorers, self.rank_here, request, clock, begun)
+        answer = partial(self.rank_here, request, clock, begun)
+        filters = self._filters.tightened(request.filters)
+        return await self.merger.in_turn(begun, len(request.candidate_ids), clock, answer, short=not filters)
 
     def rank_here(self, request: RankRequest, clock: StageClock, begun: Begun | None = None) -> Answer:
         """Rank a request's candidates, in this thread; `begun` where its user phase was started already.

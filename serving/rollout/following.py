@@ -12,13 +12,16 @@ from domain.rollout import Version
 from schemas.deployment import Deployment
 from schemas.errors import ArtifactError, Corrupt, Unavailable
 from serving.feeding.state import StateFolder
+from serving.quiet import yield_to_requests
 from serving.rollout.versions import Model, Versions, load_model
 from serving.tables.progress import Progress
 from serving.tables.store import Store
 
 __all__ = ["Follower"]
 
-_EVERY_S: Final = 0.02
+_EVERY_S: Final = 0.05
+#: Where nothing says that anything has changed, all is looked at again after this long.
+_SETTLE_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +37,9 @@ class Follower:
         self._store = store
         self._versions = versions
         self._progress = progress
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load", initializer=yield_to_requests)
         self._loading: tuple[Version, Future[Model]] | None = None
+        self._settled: tuple[float, object] = (float("-inf"), None)  #: when, and for what
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
 
@@ -64,12 +68,25 @@ class Follower:
         """Take over what has changed."""
         self._switch()
         self._progress.refresh(self._folder.control, self._store)
-        self._take_loaded()
-        self._versions.settle()
-        if self._loading is None and (version := self._versions.next_to_load()):
-            self._loading = version, self._loader.submit(load_model, version, self._deployment)
+        if self._take_loaded() or self._has_changed():
+            self._versions.settle()
+            if self._loading is None and (version := self._versions.next_to_load()):
+                self._loading = version, self._loader.submit(load_model, version, self._deployment)
+
+    def _has_changed(self) -> bool:
+        """Whether there may be something to settle: what is decided, answers or lies there is not as it was.
+
+        Looking at all of it takes a few requests' worth of time a second; being told of a change costs a tenth.
+        """
+        now_s, found = time.monotonic(), (self._folder.control.live, self._store.log_mark(), self._store.files_mark())
+        settled_s, seen = self._settled
+        if found == seen and now_s - settled_s < _SETTLE_S:
+            return False
+        self._settled = now_s, found
+        return True
 
     def _run(self) -> None:
+        yield_to_requests()
         while not self._stopping.wait(_EVERY_S):
             try:
                 self.step()
@@ -90,12 +107,14 @@ class Follower:
             self._store.switch(wanted)
             _log.info("answers are of %s now", wanted)
 
-    def _take_loaded(self) -> None:
+    def _take_loaded(self) -> bool:
+        """Take what was loaded; whether anything was."""
         if self._loading is None or not self._loading[1].done():
-            return
+            return False
         version, loading = self._loading
         self._loading = None
         try:
             self._versions.loaded(loading.result())
         except (ArtifactError, Unavailable) as error:
             self._versions.refuse(version.name, str(error))
+        return True

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from domain.sequence import SEQUENCE
 from domain.shadow import Pair, ShadowSums, to_compare
+from serving.quiet import yield_to_requests
 from serving.rollout.shadow_board import ShadowRow
 from serving.rollout.versions import Version, Versions
 from serving.tables.store import SlabKey, Store
@@ -127,6 +128,7 @@ class Shadow:
             self._row.add(target.pair, seen)
 
     def _run(self) -> None:
+        yield_to_requests()
         failing = False
         while not self._stopping.is_set():
             try:

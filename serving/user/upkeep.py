@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from serving.quiet import yield_to_requests
 from serving.ranking.retrieval import Catalogue
 from serving.rollout.versions import Version, Versions
 from serving.user.calibration import Speeds
@@ -67,6 +68,7 @@ class Upkeep:
             self._swept = self._now_s(), tags
 
     def _run(self) -> None:
+        yield_to_requests()
         while not self._stopping.wait(_TURN_S):
             try:
                 self.turn()

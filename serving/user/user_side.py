@@ -108,6 +108,14 @@ class Pending(Generic[Model, State]):
         """Whose states of which version may answer it."""
         return StateKey(self.version.tag, self.asked.user_id)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the state is there, so that nothing of the user is left to compute."""
+        flight = self.flight
+        return self.state is not None or (
+            flight is not None and flight.done() and not isinstance(flight.result(), Failed)
+        )
+
 
 class _Job(NamedTuple, Generic[Model]):
     version: Model

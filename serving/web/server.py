@@ -23,12 +23,14 @@ from serving.feeding.processes import Processes
 from serving.feeding.state import StateFolder
 from serving.metrics import Metrics
 from serving.process_metrics import ProcessMetrics
+from serving.quiet import free_of_garbage, quick_to_switch, usable_cores
 from serving.ranking.merger import Merger
 from serving.ranking.merger_metrics import MergerMetrics
 from serving.ranking.post_processing import Filters
 from serving.ranking.retrieval import catalogue_of, retrievers_of
 from serving.ranking.samples import Samples
 from serving.ranking.service import Service
+from serving.ranking.turns import Turns
 from serving.rollout.following import Follower
 from serving.rollout.shadow import Shadow, compared_now
 from serving.rollout.shadow_board import ShadowBoard
@@ -112,15 +114,14 @@ def score(
         ThreadPoolExecutor(_SCORERS, thread_name_prefix="score") as scorers,
         ThreadPoolExecutor(_PHASES, thread_name_prefix="phase") as phases,
     ):
-        merger = Merger.of(store, versions, scorers, phases, user_state_bytes)
-        metrics.registry.register(MergerMetrics(merger.users))
+        turns = Turns(scorers, min(_SCORERS, usable_cores()))
+        merger = Merger.of(store, versions, turns, phases, user_state_bytes)
+        metrics.registry.register(MergerMetrics(merger.users, turns))
         catalogue = None if retrieval == "none" else catalogue_of(retrieval, merger.popularity)
         upkeep = Upkeep(versions, merger.users, merger.speeds, catalogue, _SWEEP_S)
         retrievers = retrievers_of(catalogue)
         shadow = _shadow(shadow_share, folder, store, versions, metrics)
-        service = Service(
-            deployment, store, versions, progress, metrics, filters, merger, scorers, samples, retrievers, shadow
-        )
+        service = Service(deployment, store, versions, progress, metrics, filters, merger, samples, retrievers, shadow)
         limits = Limits()
         app = create_app(service, metrics, freshness, limits, exposure.token)
         server = uvicorn.Server(_http(app, limits, exposure))
@@ -131,6 +132,8 @@ def score(
         try:
             follower.wait_for_live(_WARM_S, ending)
             if not ending.is_set():
+                quick_to_switch()
+                free_of_garbage()
                 server.run(sockets=[listener])
         finally:
             _log.info("stopping: requests are drained")

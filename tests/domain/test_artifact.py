@@ -73,6 +73,15 @@ def test_the_version_is_the_content(manifest) -> None:
     assert len(manifest.version) == 16
 
 
+def test_a_size_with_a_default_leaves_older_versions_as_they_were(manifest) -> None:
+    """Manifests from before a size existed are read with its default and keep their version; another value is kept."""
+    older = json.loads(manifest.to_json())
+    assert "id_buckets" not in older["dimensions"]
+    with_ids = replace(manifest, dimensions=replace(SIZES, id_buckets=512))
+    assert with_ids.version != manifest.version
+    assert Manifest.from_json(with_ids.to_json()) == with_ids
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_altered_file_is_named(folder, name) -> None:
     """One changed byte of any file is refused, naming the file."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_categories_spread_over_the_buckets() -> None:
     assert np.bincount(buckets, minlength=17)[0] == 0
     assert abs(np.bincount(buckets)[1:] - 1000).max() < 150
     assert not category_buckets(ids, np.zeros(len(ids), dtype=bool), 17).any()
+
+
+def test_ids_are_an_argument_of_models_that_know_them() -> None:
+    """Ids spread over the buckets from 1 on; a model without ids has no argument for them."""
+    rows = [item_update(item, 0) for item in range(4_000)]
+    plain, sizes = item_inputs(rows, _DIMS), replace(_DIMS, id_buckets=5)
+    inputs = item_inputs(rows, sizes)
+    assert len(plain.columns(_DIMS)) == 3 and not plain.identity.any()
+    assert inputs.columns(sizes)[3] is inputs.identity
+    counts = np.bincount(inputs.identity, minlength=5)
+    assert counts[0] == 0 and abs(counts[1:] - 1000).max() < 150
 
 
 def test_activity_is_the_last_columns() -> None:

@@ -36,7 +36,7 @@ class Recompute:
         signs = [signature_of(update["embedding"], model) * 2.0 - 1 for update in updates]
         has = torch.tensor([[float(update["embedding"] is not None)] for update in updates])
         with torch.no_grad():
-            vectors, bridges = model.tower(*map(torch.from_numpy, (inputs.embedding, inputs.category, inputs.numeric)))
+            vectors, bridges = model.tower(*map(torch.from_numpy, inputs.columns(self._dims)))
         self.vectors, self.bridges = _below_zeros(vectors), _below_zeros(bridges)  # [1 + items, ...], not rounded
         self._signs = _below_zeros(torch.tensor(np.array(signs), dtype=torch.float32) * has)
         self._category = np.append(0, inputs.category)

@@ -14,6 +14,7 @@ from domain.item_features import ITEM_NUMERIC
 from models.aif import AIF, UserPhase, served
 from models.config import ModelConfig
 from models.examples import Batches, examples_of
+from models.export import tower_example
 from models.log import Log
 
 _USERS, _CANDIDATES = 3, 5
@@ -75,10 +76,30 @@ def test_folded_form_equals_direct_formula(config: ModelConfig) -> None:
     torch.testing.assert_close(attention_weight, x @ model.user.to_attention)
 
 
+def _items(config: ModelConfig, count: int) -> list[torch.Tensor]:
+    return [torch.from_numpy(each) for each in tower_example(config.dimensions, count).columns(config.dimensions)]
+
+
+def test_an_id_says_nothing_before_training_met_it(config: ModelConfig) -> None:
+    """Items that differ in their ids alone have equal vectors until training moves the row of one."""
+    config = dataclasses.replace(config, id_buckets=4)
+    tower = _model(config).tower
+    assert tower.identity is not None
+    embedding, category, numeric, _ = _items(config, 1)
+    alike = (embedding.expand(3, -1), category.expand(3), numeric.expand(3, -1), torch.tensor([1, 2, 3]))
+    before = tower.vector(*alike)
+    torch.testing.assert_close(before, before[:1].expand_as(before))
+    with torch.no_grad():
+        tower.identity.weight[2] += 1
+    after = tower.vector(*alike)
+    assert not torch.allclose(after[1], before[1])
+    torch.testing.assert_close(after[[0, 2]], before[[0, 2]])
+
+
 def test_one_bridge_makes_bea_blind_to_items(config: ModelConfig) -> None:
     """With a single bridge all bridge weights are 1, so the bridged user no longer depends on the item."""
     model = _model(dataclasses.replace(config, bridges=1))
-    _, weights = model.tower(torch.randn(7, config.embedding_dim), torch.arange(7), torch.randn(7, ITEM_NUMERIC))
+    _, weights = model.tower(*_items(config, 7))
     assert (weights == 1).all()
 
 
@@ -87,7 +108,7 @@ def test_equal_bridges_make_bea_blind_to_items(config: ModelConfig) -> None:
     model, users = _model(config), _users(config)
     with torch.no_grad():
         model.tower.bridges[:] = model.tower.bridges[0]
-    _, weights = model.tower(torch.randn(6, config.embedding_dim), torch.arange(6), torch.randn(6, ITEM_NUMERIC))
+    _, weights = model.tower(*_items(config, 6))
     crossed = weights @ model.user(**users)[1][0]
     torch.testing.assert_close(crossed, crossed[:1].expand_as(crossed))
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.aif import AIF, Batch
+from models.aif import AIF
 from models.alignment import Alignment, drawn_lists, rank_loss
+from models.batch import Batch
 from models.config import ModelConfig
 from models.examples import Batches, examples_of
 from models.fitting import Budget, fit, reproducible

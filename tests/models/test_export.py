@@ -16,8 +16,10 @@ from domain.artifact import HEAD, USER_PHASE, check_artifact
 from domain.cross_features import CROSS_FEATURES
 from models.aif import AIF
 from models.config import ModelConfig
-from models.export import USER_INPUTS, USER_OUTPUTS, Exported, export, run_parts
-from models.training import Trained
+from models.export import USER_INPUTS, USER_OUTPUTS, Exported, export, run_parts, tower_example
+from models.log import Log
+from models.tower import LoadedTower
+from models.training import Trained, TrainingOptions, train
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ACTIONS
 
@@ -40,6 +42,20 @@ def test_other_weights_are_another_version(trained: Trained, exported: Exported,
         other = export(trained.model, exported.manifest.training, tmp_path)
         trained.model.head.third.bias.copy_(before)  # to subtract it again would round
     assert other.manifest.version != exported.manifest.version
+
+
+def test_ids_reach_the_rows_of_a_model_that_knows_them(
+    entries: list[tuple[str, Any]], config: ModelConfig, tmp_path: Path
+) -> None:
+    """Training moves the rows of ids that it met; the exported tower tells items of equal features apart by them."""
+    config = dataclasses.replace(config, id_buckets=64, id_dim=4)
+    trained = train(Log.of(entries, config), config, TrainingOptions(epochs=1, batch_size=128))
+    exported = export(trained.model, {}, tmp_path)
+    inputs = tower_example(config.dimensions, 1)
+    two = dataclasses.replace(inputs.take(np.zeros(2, dtype=np.int64)), identity=np.array([3, 4]))
+    vectors, _ = LoadedTower.open(exported.folder, exported.manifest)(two)
+    assert exported.manifest.dimensions.id_buckets == 64
+    assert not np.allclose(vectors[0], vectors[1])
 
 
 @pytest.mark.parametrize(("users", "behaviours", "categories"), [(1, 8, 1), (2, 20, 4), (7, 300, 0), (1, 9, 11)])

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.aif import AIF, Batch
+from models.aif import AIF
 from models.baselines.two_tower import TwoTower
+from models.batch import Batch
 from models.config import ModelConfig
 from models.examples import Batches, examples_of
 from models.fitting import Budget, Distillation, Progress, fit, reproducible

@@ -80,7 +80,7 @@ def test_exported_tower_equals_torch(
     inputs = item_inputs(rows, tower.manifest.dimensions)
     vectors, bridges = tower(inputs)
     with torch.no_grad():
-        tensors = [torch.from_numpy(each) for each in (inputs.embedding, inputs.category, inputs.numeric)]
+        tensors = map(torch.from_numpy, inputs.columns(tower.manifest.dimensions))
         expected = [output.numpy() for output in trained.model.tower(*tensors)]
     np.testing.assert_allclose(vectors, expected[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(bridges, expected[1], rtol=1e-4, atol=1e-6)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from domain.cross_features import CROSS_FEATURES
-from models.aif import Batch
 from models.baselines.parts import BaselineConfig
+from models.batch import Batch
 from models.config import ModelConfig
 
 _USERS, _CANDIDATES, _LONG, _ITEMS = 6, 4, 12, 40
@@ -44,6 +44,7 @@ def batch(config: ModelConfig) -> Batch:
         embedding=torch.randn(_ITEMS, config.embedding_dim, generator=random),
         category=torch.randint(config.category_buckets, (_ITEMS,), generator=random),
         numeric=torch.randn(_ITEMS, config.dimensions.item_numeric, generator=random),
+        identity=torch.arange(_ITEMS) % max(config.id_buckets, 1),
         signs=signs,
         windows=torch.rand(_USERS, config.dimensions.user_features, generator=random),
         behaviours=torch.randint(_ITEMS, (_USERS, _LONG), generator=random),

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from models.aif import Batch
 from models.baselines.cold import Cold
+from models.batch import Batch
 from models.config import ModelConfig
 
 

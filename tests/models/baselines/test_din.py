@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from models.aif import Batch
 from models.baselines.din import Din
 from models.baselines.parts import BaselineConfig
+from models.batch import Batch
 from models.config import ModelConfig
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from models.aif import Batch
 from models.baselines.eta import most_similar
+from models.batch import Batch
 from models.config import ModelConfig
 
 

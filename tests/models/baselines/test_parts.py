@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 
-from models.aif import AIF, Batch
+from models.aif import AIF
 from models.baselines.cold import Cold
 from models.baselines.din import Din
 from models.baselines.eta import Eta
 from models.baselines.parts import Attention, Baseline, BaselineConfig
 from models.baselines.ranker import Ranker
 from models.baselines.two_tower import TwoTower
+from models.batch import Batch
 from models.config import ModelConfig
 from models.fitting import _loss, _step
 
@@ -99,7 +100,7 @@ def test_encoders_are_those_of_aif(batch: Batch, config: ModelConfig) -> None:
     baseline.item.load_state_dict(aif.tower.state_dict(), strict=False)
     baseline.user.load_state_dict(aif.user.state_dict(), strict=False)
     with torch.no_grad():
-        vectors = aif.tower.vector(batch.embedding, batch.category, batch.numeric)
+        vectors = aif.tower.vector(*batch.items)
         theirs = vectors[batch.behaviours] * batch.present.unsqueeze(-1)
         expected = aif.user.context(batch.windows, theirs, batch.actions, batch.ages, batch.present)
         for attended in (config.behaviours, 12):

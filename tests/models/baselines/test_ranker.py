@@ -4,9 +4,10 @@ import dataclasses
 
 import torch
 
-from models.aif import AIF, Batch
+from models.aif import AIF
 from models.baselines.parts import BaselineConfig
 from models.baselines.ranker import Ranker, similar_values
+from models.batch import Batch
 from models.config import ModelConfig
 
 

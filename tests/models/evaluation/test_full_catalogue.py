@@ -7,7 +7,8 @@ import torch
 from planted import item_update, user_event
 from torch import nn
 
-from models.aif import AIF, Batch
+from models.aif import AIF
+from models.batch import Batch
 from models.config import ModelConfig
 from models.evaluation.full_catalogue import full_catalogue
 from models.examples import Batches, examples_of

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.aif import Batch
+from models.batch import Batch
 from models.config import ModelConfig
 from models.evaluation.judged import judged, spread
 from models.examples import Batches, examples_of

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from serving.ranking.deadline import Deadline
 from serving.ranking.merger import Ask, Merger
 from serving.ranking.retrieval import Catalogue, Given, Nearest, Popular, catalogue_of, retrievers_of
 from serving.ranking.scorer import Scorer
+from serving.ranking.turns import Turns
 from serving.stages import StageClock
 from serving.user.user_side import Asked, How, UserSide
 from serving.user.user_state import StateMaker
@@ -142,6 +144,30 @@ def test_quality_follows_the_deadline_and_the_request_overrides_it(live) -> None
     assert used(left_s=0.003, behaviours=13).behaviours == 13
 
 
+def test_what_waits_for_a_thread_counts_against_the_deadline(live) -> None:
+    """With work before it a request is given less to compute, and none where its turn would come too late."""
+    under_test = merger(live, costs=Costs(1, 1, 1, 0.1, 0, fewest=6))
+    alone = under_test.prepare(ask(2, left_s=0.040, candidates=30))
+    under_test.turns = SimpleNamespace(wait_ms=20.0)
+    behind = under_test.prepare(ask(2, left_s=0.040, candidates=30))
+    assert (alone.quality.behaviours, behind.quality.behaviours) == (20, 10)
+
+    async def asked(left_s: float):
+        with ThreadPoolExecutor(1) as executor:
+            held = threading.Event()
+            under_test.turns = Turns(executor)
+            before = asyncio.create_task(under_test.turns.run(30.0, True, lambda: held.wait(10)))
+            await asyncio.sleep(0)
+            try:
+                return await under_test.score(under_test.prepare(ask(2, left_s=left_s)), CANDIDATES, 5, StageClock())
+            finally:
+                held.set()
+                await before
+
+    with pytest.raises(Unavailable, match="1 requests are before this one for about 30 ms, its deadline leaves 20"):
+        asyncio.run(asked(0.020))
+
+
 def test_a_time_within_the_minute_shares_the_state(live) -> None:
     """Requests of "now" share a user's state for a minute; one that names its time gets that very time."""
     under_test = merger(live)
@@ -164,7 +190,7 @@ def test_a_storm_on_a_cold_cache_computes_each_user_once(live) -> None:
 
     async def storm(executor) -> list:
         users = UserSide(counted, UserStates(1 << 20), executor.submit)
-        under_test = Merger(live.store, live.versions, users, executor)
+        under_test = Merger(live.store, live.versions, users, Turns(executor, 2))
         return await asyncio.gather(
             *(under_test.rank(ask(1 + n % 3), Given(CANDIDATES), 30, 5, StageClock()) for n in range(1000))
         )

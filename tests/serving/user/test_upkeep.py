@@ -4,6 +4,7 @@ import numpy as np
 
 from serving.ranking.merger_metrics import MergerMetrics
 from serving.ranking.retrieval import Catalogue
+from serving.ranking.turns import Turns
 from serving.user.calibration import Speeds
 from serving.user.upkeep import Upkeep
 from serving.user.user_side import UserSide
@@ -56,6 +57,8 @@ def test_what_a_scrape_shows(world, make_artifact) -> None:
     world.apply("items", item_rows(range(100, 110)))
     world.go_live(make_artifact(3), range(100, 110))
     users = UserSide(StateMaker(world.store.users), UserStates(1 << 20), lambda start: start())
-    shown = {sample.name: sample.value for metric in MergerMetrics(users).collect() for sample in metric.samples}
+    shown = {
+        sample.name: sample.value for metric in MergerMetrics(users, Turns()).collect() for sample in metric.samples
+    }
     assert shown["aif_user_state_most_bytes"] == 1 << 20
     assert {"aif_user_phases_total", "aif_user_state_lookups_total", "aif_user_phase_batches_total"} <= shown.keys()

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.client import Client as RankingClient
+from serving.ranking.turns import Turns
 from serving.web.admission import Limits
 from serving.web.api import create_app
 from serving.web.binary import MEDIA_TYPE, BinaryRequest, decode_answer, encode_request
@@ -132,7 +133,7 @@ class Blocked:
         self.may_go_on = threading.Event()
         self._rank = world.service.rank_here
         monkeypatch.setattr(world.service, "rank_here", self.rank_here)
-        monkeypatch.setattr(world.service, "_scorers", threads)
+        monkeypatch.setattr(world.service.merger, "turns", Turns(threads))
 
     def rank_here(self, request, clock, begun=None):
         """Waits, then ranks."""
