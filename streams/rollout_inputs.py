@@ -71,6 +71,11 @@ class RolloutInputs(TopicReader):
             self.letters.pop(offset, None)  # whoever decided on it has sent it
         return bool(self._commands)
 
+    @property
+    def reported(self) -> frozenset[tuple[str, int]]:
+        """Versions and partitions that build-progress holds a report of."""
+        return frozenset((each["version"], each["partition"]) for each in self._newest[_PROGRESS].values())
+
     def of(self, state: Rollout, checked: Mapping[int, str]) -> Inputs:
         """What stands to be decided on in this state, now."""
         self.asks(state)
