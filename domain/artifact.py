@@ -70,6 +70,7 @@ class Dimensions:
     cross_categories: int  #: most categories of a user with cross features (cross_features.py); 0 leaves them out
     user_features: int  #: window features of the user phase
     hidden: tuple[int, int]  #: the head's hidden layers
+    din: bool = True  #: whether linear DIN meets the candidate's signature; manifests from before it was told have it
     id_buckets: int = 0  #: hashed ids that the item tower reads, 0 is none; without them it has no argument for ids
 
     def written(self) -> dict[str, Any]:
@@ -94,6 +95,11 @@ class Dimensions:
     def attended(self) -> int:
         """Attention weights of a candidate: `behaviours`, or 0 without attention."""
         return self.behaviours if self.attention else 0
+
+    @property
+    def sign_columns(self) -> int:
+        """Signs of a candidate that linear DIN's matrix is multiplied by: one a bit, or 0 without linear DIN."""
+        return self.signature_bits if self.din else 0
 
     @property
     def head_shapes(self) -> dict[str, tuple[int, ...]]:

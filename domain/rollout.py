@@ -71,6 +71,7 @@ class Decision(StrEnum):
     REJECT = "reject"
 
 
+_GONE: Final = (Phase.RETIRED, Phase.REJECTED)
 _NEXT: Final = (Phase.PUBLISHED, Phase.BUILDING, Phase.COVERED)
 
 #: (phase before, decision) -> phase after, of the version that the decision names.
@@ -156,6 +157,16 @@ class Rollout:
         return {version.slot: version for version in self.versions if version.fed}
 
     @property
+    def gone(self) -> frozenset[str]:
+        """Names of versions that nothing is kept of."""
+        return frozenset(version.name for version in self.versions if version.phase in _GONE)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Names of the others that are known."""
+        return frozenset(version.name for version in self.versions) - self.gone
+
+    @property
     def free_slot(self) -> str:
         """A slot that holds no version's rows. There is one whenever nothing is building or covered."""
         return next(slot for slot in SLOTS if slot not in self.fed)
@@ -192,7 +203,7 @@ class Rollout:
     def _advanced(
         self, event: RolloutEvent, versions: tuple[Version, ...], refusals: tuple[RolloutEvent, ...]
     ) -> Rollout:
-        gone = [each for each in versions if each.phase in (Phase.RETIRED, Phase.REJECTED)]
+        gone = [each for each in versions if each.phase in _GONE]
         forgotten = gone[: max(0, len(gone) - _MOST_GONE)]
         kept = tuple(each for each in versions if each not in forgotten)
         return Rollout(event["epoch"], max(self.next_command, event["command_offset"] + 1), kept, refusals)

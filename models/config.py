@@ -108,6 +108,7 @@ class ModelConfig:
             cross_categories=self.cross_categories,
             user_features=len(WINDOWS) * len(ACTIONS),
             hidden=self.hidden,
+            din=self.din != "none",
             id_buckets=self.id_buckets,
         )
 

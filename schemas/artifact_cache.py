@@ -4,13 +4,15 @@
 
     <data_dir>/artifacts/<version>          complete and checked; appears whole, by one rename
                         /.<version>.part    being fetched
-                        /.<version>.lock    whoever fetches holds it
+                        /.<version>.copy    says that the version was fetched, and when it was last asked for
+                        /.<version>.lock    whoever fetches or deletes holds it, and whoever asks, for that moment
 
 Workers, servers and commands read a model from here and from nowhere else, so a version that was here once goes on
 whatever becomes of its source. A copy is checked whenever it is asked for; a damaged one is fetched again.
 
 What makes an artifact good is not decided here (domain/artifact.py does): the check reads an artifact's files by name,
-and what it has read is what is kept.
+and what it has read is what is kept. Copies that nobody asks for any more are deleted by artifact_pruning.py; what
+training wrote here is no copy, and is left to people.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
@@ -30,7 +32,7 @@ import fsspec
 
 from schemas.errors import ArtifactError, Unavailable
 
-__all__ = ["Check", "artifacts_folder", "local_artifact", "published_manifest"]
+__all__ = ["Check", "artifacts_folder", "copy_note", "local_artifact", "locked_copy", "note_use", "published_manifest"]
 
 _MANIFEST: Final = "manifest.json"
 _VERSION: Final = re.compile(r"[0-9a-f]{16}")
@@ -61,6 +63,7 @@ def local_artifact(uri: str, version: str, manifest_sha256: str, data_dir: Path,
     if not _VERSION.fullmatch(version):
         raise ArtifactError(f"{version!r} is no model version: expected 16 hex digits")
     folder = artifacts_folder(data_dir) / version
+    note_use(folder)  # from here on, and for as long as its files are read, nobody deletes it
     if _good(folder, version, manifest_sha256, check):
         return folder
     with _in_turn(folder):
@@ -108,19 +111,57 @@ def _checked(read: Callable[[str], bytes], version: str, manifest_sha256: str, c
         )
 
 
+def copy_note(folder: Path) -> Path:
+    """What lies beside the folder of a version that was fetched; its time is when somebody last asked for it."""
+    return folder.with_name(f".{folder.name}.copy")
+
+
+def note_use(folder: Path) -> None:
+    """Say that somebody needs a version now, where its folder is a copy."""
+    note = copy_note(folder)
+    # Who must not write here was never able to fetch either: such a reader takes what is there.
+    with suppress(PermissionError, FileNotFoundError):
+        if note.exists():
+            with locked_copy(folder, fcntl.LOCK_SH):
+                os.utime(note)
+
+
+@contextmanager
+def locked_copy(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a version, shared or exclusive (fcntl.LOCK_*); it ends with the process that holds it.
+
+    The holder of the exclusive lock may delete its file: who waited for that one takes the next. Raises OSError.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, how)
+            if _is_at(lock, path):
+                yield
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def _in_turn(folder: Path) -> Iterator[None]:
-    """One process at a time for a version; the lock ends with the process that holds it."""
+    """One process at a time for a version."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        held = ExitStack()
+        held.enter_context(locked_copy(folder, fcntl.LOCK_EX))
     except OSError as error:
         raise _not_written(folder, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held:
         yield
-    finally:
-        os.close(lock)
 
 
 def _fetch(uri: str, folder: Path, version: str, manifest_sha256: str, check: Check) -> None:
@@ -141,6 +182,7 @@ def _fetch(uri: str, folder: Path, version: str, manifest_sha256: str, check: Ch
         part.mkdir()
         _checked(kept, version, manifest_sha256, check)
         _clear(folder)
+        copy_note(folder).write_text(f"{uri}\n")  # first: what is a copy must not be taken for somebody's own
         part.rename(folder)
     except ArtifactError as error:
         _clear(part)

@@ -76,12 +76,18 @@ class Coordinator:
     def __init__(
         self, deployment: Deployment, follower: Follower, owns: Callable[[], bool], *,
         broker_budget_s: float = 60.0, stand_in_after_s: float = STAND_IN_AFTER_S,
+        outdated: Callable[[frozenset[tuple[str, int]]], None] = lambda reports: None,
     ) -> None:  # fmt: skip
+        """`outdated` is called with the versions and partitions whose reports say nothing any more, when they change.
+
+        Also where this worker does not coordinate: the partitions' owners delete them.
+        """
         self._deployment, self._follower, self._owns = deployment, follower, owns
         self._broker_budget_s = broker_budget_s
         self._topic = deployment.topic("rollout")
         self._silence = _Silence(stand_in_after_s * random.uniform(1.0, 1.5))
         self._failing_since: float | None = None
+        self._outdated, self._told_outdated = outdated, frozenset[tuple[str, int]]()
 
     async def run(self) -> None:
         """Coordinate until cancelled. Raises Unavailable where the broker is gone for longer than the budget."""
@@ -110,7 +116,7 @@ class Coordinator:
             async with RolloutInputs(self._deployment, self._follower.state.next_command) as inputs:
                 self._failing_since = None
                 while True:
-                    await inputs.read(int(1000 * _LOOK_S))
+                    await self._read(inputs)
                     if self._owns():
                         await self._own(inputs, checks, producer)
                     elif self._silence.over(self._follower.state, asks=inputs.asks(self._follower.state)):
@@ -120,6 +126,16 @@ class Coordinator:
             checks.stop()
             await producer.stop()
 
+    async def _read(self, inputs: RolloutInputs) -> None:
+        """Take in what comes, and tell what of it is outdated."""
+        await inputs.read(int(1000 * _LOOK_S))
+        fed = {version.name for version in self._follower.state.fed.values()}
+        outdated = frozenset(each for each in inputs.reported if each[0] not in fed)
+        # With a decision unknown, what seems to be gone may be building.
+        if outdated != self._told_outdated and self._follower.knows_all:
+            self._told_outdated = outdated
+            self._outdated(outdated)
+
     async def _own(self, inputs: RolloutInputs, checks: ArtifactChecks, producer: AIOKafkaProducer) -> None:
         """Decide on everything, to the end of the ownership."""
         await self._follower.read_to_end()
@@ -127,7 +143,7 @@ class Coordinator:
         try:
             while self._owns():
                 await self._step(inputs, checks, producer)
-                await inputs.read(int(1000 * _LOOK_S))
+                await self._read(inputs)
         finally:
             metrics.build(None)
             checks.stop()

@@ -42,12 +42,12 @@ class TableReader(Protocol):
 
 
 class Outgoing(NamedTuple):
-    """A record for another source topic of the deployment (its name without the prefix)."""
+    """A record for another topic of the deployment (its name without the prefix); None deletes its key's."""
 
     topic: str
     partition: int
     key: bytes
-    value: bytes
+    value: bytes | None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ slot finds stale (slot_builds.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,19 @@ class ItemUpdatesFold:
         #: item_id, event_time_ms, source_topic_id, source_offset of a row: what decides whether an update wins.
         self._standing = codec("item_row").leading(4)
         self._feeds: Mapping[str, Feed] = {}
+        self._outdated: Mapping[int, list[str]] = {}
         self.slots: dict[int, PartitionSlots] = {}
 
     def feed(self, feeds: Mapping[str, Feed]) -> None:
         """Keep the rows of these versions, by slot, from the next batch on; scans find what they lack."""
         self._feeds = dict(feeds)
+
+    def withdraw(self, outdated: Iterable[tuple[str, int]]) -> None:
+        """Delete the reports of these versions and partitions from build-progress, where the version is not fed."""
+        by_partition: dict[int, list[str]] = {}
+        for version, partition in outdated:
+            by_partition.setdefault(partition, []).append(version)
+        self._outdated = by_partition
 
     def fold(self, partition: int, topic_id: int, records: Sequence[SourceRecord], tables: TableReader) -> Writes:
         """See streams/fold.py."""
@@ -103,7 +111,9 @@ class ItemUpdatesFold:
             slots.applied(writes.rows, set())
             return Piece(writes, at, more=True, looked=sum(map(len, writes.rows.values())))
         slots.snapshots_next = True
-        writes, more, looked = slots.piece(feeds, tables, lambda keys: self.activity(partition, keys), limit)
+        writes, more, looked = slots.piece(
+            feeds, tables, lambda keys: self.activity(partition, keys), limit, self._outdated.get(partition, ())
+        )
         return Piece(writes, at, more, looked)
 
     def _fresh_records(

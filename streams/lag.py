@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
 
 from schemas.codec import codec
@@ -23,6 +23,7 @@ from schemas.records import Watermark
 from schemas.topics import LANES, TABLES
 from streams.changelog import translated
 from streams.sources import asking, source_topic_ids
+from streams.topic_reader import TopicReader, committed_consumer, lone_consumer
 
 __all__ = ["PartitionLag", "applied_offset", "last_watermark", "measure"]
 
@@ -33,8 +34,6 @@ _WIDEN: Final = 16
 #: Up to this many offsets behind, records are counted: the last offsets may be markers of transactions.
 _COUNTED: Final = 256
 _SILENCE_S: Final = 2.0
-
-
 #: How long the group's coordinator may be unknown.
 _COORDINATOR_WITHIN_S: Final = 8.0
 
@@ -155,24 +154,14 @@ def _owners(members: Iterable[Mapping[str, Any]]) -> dict[Any, str]:
     return owners
 
 
-class _Reader:
-    """Reads the ends of topics. An async context."""
+class _Reader(TopicReader):
+    """Reads the ends of topics."""
 
     def __init__(self, deployment: Deployment) -> None:
-        common = {"bootstrap_servers": deployment.bootstrap_servers, "enable_auto_commit": False}
-        self._all = AIOKafkaConsumer(**common)
-        self._committed = AIOKafkaConsumer(
-            **common, isolation_level="read_committed", auto_offset_reset="earliest", fetch_max_wait_ms=50
-        )
-
-    async def __aenter__(self) -> _Reader:
-        await self._all.start()
-        await self._committed.start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._all.stop()
-        await self._committed.stop()
+        servers = deployment.bootstrap_servers
+        self._all = lone_consumer(servers)
+        self._committed = committed_consumer(servers, auto_offset_reset="earliest", fetch_max_wait_ms=50)
+        super().__init__(f"connecting to {servers}", self._all, self._committed)
 
     async def bounds(
         self, tps: list[TopicPartition]

@@ -10,13 +10,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from schemas.errors import Unavailable
 from streams.changelog import translated
+from streams.topic_reader import TopicReader, committed_consumer, lone_consumer
 
 __all__ = ["Bounds", "LogReader"]
 
@@ -37,51 +37,23 @@ class Bounds:
     written: int
 
 
-class LogReader:
+class LogReader(TopicReader):
     """Reads one partition at a time; an async context manager. Raises Unavailable where the broker does not answer."""
 
     def __init__(
         self, bootstrap_servers: str, *, patience_s: float = _PATIENCE_S, settled_within_s: float = _SETTLED_WITHIN_S
     ) -> None:
-        self._servers = bootstrap_servers
         self._patience_s, self._settled_within_s = patience_s, settled_within_s
-        # What is asked of a topic for the first time waits one back-off for its metadata.
-        common: dict[str, Any] = {
-            "bootstrap_servers": bootstrap_servers,
-            "enable_auto_commit": False,
-            "retry_backoff_ms": 20,
-        }
         # Apart from the one that reads: behind its open fetch, asking for an offset would wait.
-        self._written = AIOKafkaConsumer(**common)
-        self._settled = AIOKafkaConsumer(**common, isolation_level="read_committed")
-        self._consumer = AIOKafkaConsumer(
-            **common,
-            isolation_level="read_committed",
+        self._written, self._settled = lone_consumer(bootstrap_servers), committed_consumer(bootstrap_servers)
+        self._consumer = committed_consumer(
+            bootstrap_servers,
             auto_offset_reset="none",
             max_partition_fetch_bytes=8 << 20,
             # Another partition is read only when a fetch at the end of the one before has been answered.
             fetch_max_wait_ms=10,
         )
-
-    async def __aenter__(self) -> LogReader:
-        try:
-            with translated(f"connecting to {self._servers}"):
-                for client in self._clients:
-                    await client.start()
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for client in self._clients:
-            await client.stop()
-
-    @property
-    def _clients(self) -> tuple[AIOKafkaConsumer, ...]:
-        return self._written, self._settled, self._consumer
+        super().__init__(f"connecting to {bootstrap_servers}", self._written, self._settled, self._consumer)
 
     async def bounds(self, tp: TopicPartition) -> Bounds:
         """Where the partition starts and ends now. What is not held back at the call's start is below `committed`."""

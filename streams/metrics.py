@@ -12,6 +12,7 @@ from domain.rollout import Version
 from streams.fold import Writes
 
 __all__ = [
+    "artifacts_pruned",
     "batch_applied",
     "build",
     "decided",
@@ -43,6 +44,7 @@ _build_items = Gauge(
 _build_items_per_s = Gauge("aif_build_items_per_s", "Items a second of that build, all partitions together.")
 _build_seconds_left = Gauge("aif_build_seconds_left", "Time left of that build; NaN where it is unknown or none is.")
 model_loads_failed = Counter("aif_model_loads_failed", "Attempts to load the item model of a version that failed.")
+artifacts_pruned = Counter("aif_artifacts_pruned", "Copies of artifacts deleted: of versions gone, or long unused.")
 fed_without_model = Gauge("aif_fed_versions_without_model", "Versions whose rows fall behind: no model of theirs here.")
 _slot_versions = Gauge("aif_slot_version", "1 for the version that a slot holds.", ["table", "version", "phase"])
 rollout_unreadable = Counter("aif_rollout_unreadable", "Decisions that this build cannot read.")

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from schemas.errors import Corrupt
 from streams.changelog import translated
 from streams.sources import topic_ids
 from streams.store import Store
+from streams.topic_reader import TopicReader, committed_consumer
 
 __all__ = ["ChangelogReader", "Progress"]
 
@@ -27,7 +27,7 @@ _ROWS: Final = 20_000
 _FETCH_BYTES: Final = 8 << 20
 
 
-class ChangelogReader:
+class ChangelogReader(TopicReader):
     """Reads some changelog partitions into their stores; an async context manager.
 
     A store that is the copy of another topic, one that was deleted and made again, is emptied first (see
@@ -36,30 +36,14 @@ class ChangelogReader:
 
     def __init__(self, bootstrap_servers: str, stores: Mapping[TopicPartition, Store], progress: Progress) -> None:
         self._servers, self._stores, self._progress = bootstrap_servers, stores, progress
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap_servers,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            max_partition_fetch_bytes=_FETCH_BYTES,
-            fetch_max_wait_ms=100,
+        self._consumer = committed_consumer(
+            bootstrap_servers, auto_offset_reset="none", max_partition_fetch_bytes=_FETCH_BYTES, fetch_max_wait_ms=100
         )
+        super().__init__("connecting to read changelogs", self._consumer)
 
-    async def __aenter__(self) -> ChangelogReader:
-        try:
-            with translated("connecting to read changelogs"):
-                await self._consumer.start()
-            await self._know_topics()
-            await self._seek()
-        except BaseException:
-            await self._consumer.stop()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._consumer.stop()
+    async def _begin(self) -> None:
+        await self._know_topics()
+        await self._seek()
 
     async def restore(self) -> int:
         """Read up to the ends that the changelogs have now; the number of rows applied.

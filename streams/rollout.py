@@ -22,12 +22,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from domain.artifact import check_artifact
 from domain.rollout import Rollout, Version
 from schemas.artifact_cache import local_artifact
-from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import AifError, BadRecord
 from streams import metrics
 from streams.changelog import translated
 from streams.item_model import Feed, ItemModel
+from streams.rollout_log import decisions
+from streams.topic_reader import committed_consumer
 
 __all__ = ["RolloutFollower"]
 
@@ -75,12 +76,7 @@ class RolloutFollower:
     async def run(self) -> None:
         """Follow the topic until cancelled. Raises Unavailable where the broker is gone for too long."""
         with translated(f"reading {self._tp.topic}"):
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._deployment.bootstrap_servers,
-                auto_offset_reset="earliest",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-            )
+            consumer = committed_consumer(self._deployment.bootstrap_servers, auto_offset_reset="earliest")
             await consumer.start()
             try:
                 consumer.assign([self._tp])
@@ -103,19 +99,16 @@ class RolloutFollower:
     async def take(self, records: list[Any]) -> None:
         """Fold some records of the topic, in log order."""
         state = self.state
-        for record in records:
-            try:
-                event: Any = codec("rollout_event").decode(record.value)
-            except BadRecord as error:
-                metrics.rollout_unreadable.inc()
-                self.knows_all = self.knows_all and error.reason != "unknown_schema"
-                logger.error("%s offset %d is passed over: %s", self._tp.topic, record.offset, error)
-                continue
+        for event in decisions(records, self._unreadable):
             state = state.applied(event)
         if state is not self.state:
             self.state = state
             self._attend()
             await self._notify()
+
+    def _unreadable(self, error: BadRecord) -> None:
+        metrics.rollout_unreadable.inc()
+        self.knows_all = self.knows_all and error.reason != "unknown_schema"
 
     async def caught_up(self) -> None:
         """Wait until all that the topic holds now is folded, and the models of its fed versions were tried."""

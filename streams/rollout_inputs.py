@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from domain.decisions import Inputs
 from domain.rollout import Rollout
@@ -23,6 +22,7 @@ from schemas.records import ModelVersion
 from streams.changelog import translated
 from streams.intake import dead_letter
 from streams.store import Row
+from streams.topic_reader import TopicReader, committed_consumer
 
 __all__ = ["COMMANDS", "RolloutInputs"]
 
@@ -34,9 +34,10 @@ _SHADOWS: Final = "shadow-reports"
 _SCHEMAS: Final = {_PROGRESS: "build_progress", _SHADOWS: "shadow_report"}
 _READ_WITHIN_S: Final = 30.0
 _POLL_MS: Final = 200
+_READING: Final = "reading what the roll-out is decided on"
 
 
-class RolloutInputs:
+class RolloutInputs(TopicReader):
     """Reads the three topics; an async context, which has read them to their end when it is entered.
 
     Raises Unavailable where the broker does not answer.
@@ -49,32 +50,12 @@ class RolloutInputs:
         self._newest: dict[str, dict[bytes, Any]] = {name: {} for name in _SCHEMAS}
         #: Dead letters of what is no command, by its offset: to be sent before it is decided on.
         self.letters: dict[int, Row] = {}
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=deployment.bootstrap_servers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            retry_backoff_ms=20,
-        )
-
-    async def __aenter__(self) -> RolloutInputs:
-        try:
-            with translated("reading what the roll-out is decided on"):
-                await self._consumer.start()
-                await self._catch_up()
-        except BaseException:
-            await self._consumer.stop()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._consumer.stop()
+        self._consumer = committed_consumer(deployment.bootstrap_servers, auto_offset_reset="earliest")
+        super().__init__(_READING, self._consumer)
 
     async def read(self, wait_ms: int) -> None:
         """Take in what has come; returns at once with it, or after `wait_ms` without."""
-        with translated("reading what the roll-out is decided on"):
+        with translated(_READING):
             for tp, records in (await self._consumer.getmany(timeout_ms=wait_ms)).items():
                 name = self._names[tp]
                 for record in records:
@@ -90,6 +71,11 @@ class RolloutInputs:
             self.letters.pop(offset, None)  # whoever decided on it has sent it
         return bool(self._commands)
 
+    @property
+    def reported(self) -> frozenset[tuple[str, int]]:
+        """Versions and partitions that build-progress holds a report of."""
+        return frozenset((each["version"], each["partition"]) for each in self._newest[_PROGRESS].values())
+
     def of(self, state: Rollout, checked: Mapping[int, str]) -> Inputs:
         """What stands to be decided on in this state, now."""
         self.asks(state)
@@ -101,6 +87,10 @@ class RolloutInputs:
             partitions=self._deployment.partitions,
             now_ms=int(time.time() * 1000),
         )
+
+    async def _begin(self) -> None:
+        with translated(_READING):
+            await self._catch_up()
 
     async def _catch_up(self) -> None:
         tps = list(self._names)

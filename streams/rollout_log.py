@@ -1,7 +1,9 @@
-"""Topic rollout read to its end, as often as asked: the state of the roll-out for commands that follow nothing."""
+"""Topic rollout: the decisions in its records, and its state for commands that follow nothing: read when asked."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -10,9 +12,26 @@ from domain.rollout import Rollout
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord
+from schemas.records import RolloutEvent
 from streams.log_reader import LogReader
 
-__all__ = ["RolloutLog"]
+__all__ = ["RolloutLog", "decisions"]
+
+logger = logging.getLogger(__name__)
+
+
+def decisions(
+    records: Iterable[Any], unreadable: Callable[[BadRecord], None] = lambda error: None
+) -> Iterator[RolloutEvent]:
+    """The decisions in these records; what this build cannot read is passed over, logged, and told to `unreadable`."""
+    for record in records:
+        try:
+            event: Any = codec("rollout_event").decode(record.value)
+        except BadRecord as error:
+            logger.error("%s offset %d is passed over: %s", record.topic, record.offset, error)
+            unreadable(error)
+        else:
+            yield event
 
 
 class RolloutLog:
@@ -28,10 +47,7 @@ class RolloutLog:
         """The state after every decision that is in the log now; those that this build cannot read are passed over."""
         bounds = await self._reader.bounds(self._tp)
         async for record in self._reader.records(self._tp, max(self._next, bounds.start), bounds.committed):
-            try:
-                event: Any = codec("rollout_event").decode(record.value)
-            except BadRecord:
-                continue
-            self.seen = self.seen.applied(event)
+            for event in decisions([record]):
+                self.seen = self.seen.applied(event)
         self._next = max(self._next, bounds.committed)
         return self.seen

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -113,6 +113,7 @@ class PartitionSlots:
         self._counted, self._counted_to = 0, b""
         self._emptying: dict[str, bytes] = {}
         self._empty: set[str] = set()
+        self._withdrawn: set[str] = set()  #: versions whose report was deleted, and that were not fed since
         self.snapshots_next = True  #: whether announced snapshots have the next turn
 
     # -- updates -------------------------------------------------------------------------------------------------
@@ -134,11 +135,16 @@ class PartitionSlots:
         tables: TableReader,
         activity: Callable[[list[bytes]], Snapshots | None],
         limit: int,
+        outdated: Collection[str] = (),
     ) -> tuple[Writes | None, bool, int]:
-        """The next piece of work, over up to `limit` items: its changes, whether there may be more, rows looked at."""
+        """The next piece of work, over up to `limit` items: its changes, whether there may be more, rows looked at.
+
+        `outdated` are versions that build-progress holds a report of for this partition, and that were not fed when
+        that was looked at.
+        """
         self._begin(feeds)
-        if (problem := self._problem(feeds)) is not None:
-            return problem, True, 0
+        if (said := self._problem(feeds) or self._withdrawal(feeds, outdated)) is not None:
+            return said, True, 0
         for slot, feed in sorted(feeds.items(), key=lambda each: _ORDER.index(each[1].version.phase)):
             build = self.builds.get(slot)
             if build is None or build.done or build.problem or not feed.scanned:
@@ -159,6 +165,7 @@ class PartitionSlots:
         for slot, feed in feeds.items():
             self._empty.discard(slot)
             self._emptying.pop(slot, None)
+            self._withdrawn.discard(feed.version.name)
             build, version = self.builds.get(slot), feed.version
             if build is None or (build.version, build.epoch) != (version.name, version.build_epoch):
                 self.builds[slot] = Build(version.name, version.build_epoch)
@@ -172,6 +179,22 @@ class PartitionSlots:
                 build.told_problem = problem
                 return Writes({}, outgoing=[self._report(feed.version, build)])
         return None
+
+    def _withdrawal(self, feeds: Mapping[str, Feed], outdated: Collection[str]) -> Writes | None:
+        """Deletions of the reports on versions that are gone, whoever wrote them.
+
+        Only the owner of the partition reports on it, in order and fenced: no deletion can follow a report on a later
+        build of the same version.
+        """
+        gone = set(outdated) - self._withdrawn - {feed.version.name for feed in feeds.values()}
+        if not gone:
+            return None
+        self._withdrawn |= gone
+        logger.info("partition %d: reports on builds of %s are deleted: gone", self._partition, ", ".join(sorted(gone)))
+        return Writes({}, outgoing=[self._said(version, None) for version in sorted(gone)])
+
+    def _said(self, version: str, report: bytes | None) -> Outgoing:
+        return Outgoing("build-progress", 0, f"{version}/{self._partition}".encode(), report)
 
     def _count(self, tables: TableReader, limit: int) -> None:
         keys = tables.entity_keys("items", self._counted_to, limit)
@@ -232,8 +255,7 @@ class PartitionSlots:
             worker=self._worker,
             event_time_ms=int(time.time() * 1000),
         )
-        key = f"{version.name}/{self._partition}".encode()
-        return Outgoing("build-progress", 0, key, codec("build_progress").encode(record))
+        return self._said(version.name, codec("build_progress").encode(record))
 
     def _emptied(self, feeds: Mapping[str, Feed], tables: TableReader, limit: int) -> tuple[Writes | None, bool, int]:
         """Delete rows of a slot that no version has any more.

@@ -21,6 +21,7 @@ from domain import item_column_kernel, user_kernel
 from schemas.deployment import Deployment, settings_from_env
 from schemas.errors import BadInput
 from streams import internals
+from streams.artifact_upkeep import look_after_copies
 from streams.batching import URL_SCHEME, register_transport
 from streams.coordinator import Coordinator
 from streams.datadir import claim
@@ -109,6 +110,7 @@ class Worker:
     failpoint: Failpoint
     lanes: list[Lane] = field(default_factory=list)
     follower: RolloutFollower | None = None
+    coordinator: Coordinator | None = None
     fresh: FreshItems = field(default_factory=FreshItems)
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
@@ -129,13 +131,11 @@ class Worker:
 
     async def on_started(self, app: faust.App, **_: Any) -> None:
         """Start what runs beside the agents."""
-        assert self.follower is not None
-        coordinator = Coordinator(
-            self.deployment, self.follower, self.coordinates, broker_budget_s=self.settings.broker_budget_s
-        )
+        assert self.follower is not None and self.coordinator is not None
         beside = [
             ("rollout", self.follower.run()),
-            ("coordinator", coordinator.run()),
+            ("coordinator", self.coordinator.run()),
+            ("copies of artifacts", look_after_copies(self.deployment.data_dir, self.follower)),
             ("loop watch", watch_loop()),
             *((f"watch {lane.topic}", lane.watch()) for lane in self.lanes),
         ]
@@ -226,7 +226,14 @@ def build_worker(deployment: Deployment, settings: WorkerSettings) -> Worker:
         items.feed(feeds)
         worker.lanes[0].wake()
 
+    def withdraw(outdated: frozenset[tuple[str, int]]) -> None:
+        items.withdraw(outdated)
+        worker.lanes[0].wake()
+
     worker.follower = RolloutFollower(deployment, feed)
+    worker.coordinator = Coordinator(
+        deployment, worker.follower, worker.coordinates, broker_budget_s=settings.broker_budget_s, outdated=withdraw
+    )
     worker.lanes[0].before_taking_over = worker.follower.caught_up
     app.on_partitions_revoked.connect(worker.on_partitions_revoked)
     app.on_partitions_assigned.connect(worker.on_partitions_assigned)

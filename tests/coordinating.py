@@ -102,11 +102,15 @@ class Log:
         }  # fmt: skip
         await self._send("build-progress", f"{version}/{partition}".encode(), codec("build_progress").encode(record))
 
+    async def withdraw(self, version: str, partition: int) -> None:
+        """The partition's owner deletes what it said of a version."""
+        await self._send("build-progress", f"{version}/{partition}".encode(), None)
+
     async def junk(self, topic: str) -> None:
         """Bytes that are no record."""
         await self._send(topic, b"junk", b"junk")
 
-    async def _send(self, topic: str, key: bytes, value: bytes) -> Any:
+    async def _send(self, topic: str, key: bytes, value: bytes | None) -> Any:
         return await self._producer.send_and_wait(self.deployment.topic(topic), value, key=key, partition=0)
 
 
@@ -115,7 +119,10 @@ class Coordinating:
 
     def __init__(self, log: Log, *, owns: bool = True, stand_in_after_s: float = STAND_IN_AFTER_S) -> None:
         self.owns = owns
-        coordinator = Coordinator(log.deployment, log, lambda: self.owns, stand_in_after_s=stand_in_after_s)
+        self.outdated: list[frozenset[tuple[str, int]]] = []  #: as it was told, one after the other
+        coordinator = Coordinator(
+            log.deployment, log, lambda: self.owns, stand_in_after_s=stand_in_after_s, outdated=self.outdated.append
+        )
         self._task = asyncio.create_task(coordinator.run())
 
     async def __aenter__(self) -> Coordinating:

@@ -11,12 +11,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from domain.shadow import to_compare
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt
+from serving.feeding.artifact_upkeep import look_after_copies
 from serving.feeding.feed import Feed
 from serving.feeding.freshness import Freshness
 from serving.feeding.shadow_reports import ShadowReporter
@@ -99,14 +101,16 @@ class Feeder:
             return
         decisions, board = RolloutLog(store), ShadowBoard(folder.folder)
         reporter = ShadowReporter(self._deployment, board, self._shadow_share, lambda: to_compare(decisions.state))
-        asyncio.run(_beside(self._feed, reporter))
+        copies = look_after_copies(self._deployment.data_dir, decisions, progress)
+        asyncio.run(_beside(self._feed, reporter, copies))
 
 
-async def _beside(feed: Feed, reporter: ShadowReporter) -> None:
-    """Feed, and report meanwhile; the reports end with the feed."""
-    reporting = asyncio.create_task(reporter.run())
+async def _beside(feed: Feed, reporter: ShadowReporter, copies: Coroutine[Any, Any, None]) -> None:
+    """Feed, and report meanwhile; the reports end with the feed, and so does what looks after copies."""
+    reporting, looking = asyncio.create_task(reporter.run()), asyncio.create_task(copies)
     try:
         await feed.run()
     finally:
+        looking.cancel()
         reporter.stop()
         await reporting

@@ -46,8 +46,8 @@ class Compiled:
         signed = np.flatnonzero(folded.attended_signed)
         weights = np.concatenate(
             (
-                head.vector_weight, folded.bridge_weight, folded.signature_weight[word_order(bits)], head.tier_weight,
-                folded.attention_weight[signed],
+                head.vector_weight, folded.bridge_weight, folded.signature_weight[word_order(sizes.sign_columns)],
+                head.tier_weight, folded.attention_weight[signed],
             )
         )  # fmt: skip
         categories = np.flatnonzero(folded.categories)
@@ -106,7 +106,7 @@ class CompiledPrepared:
             _count_tiers(signatures, self.planes, self.masks, self.edges, sizes.signature_bits.bit_length(), counters)
         _assemble(
             records["vector"], records["bridges"], flags & _HAS_SIGNATURE != 0, signatures, counters, self.totals,
-            self.values, self.attended, self.attention, inputs.view(np.uint32), inputs,
+            self.values, self.attended, self.attention, sizes.sign_columns // 64, inputs.view(np.uint32), inputs,
         )  # fmt: skip
         own = self.slots[
             category_buckets(records["category_id"], flags & Flag.HAS_CATEGORY != 0, sizes.category_buckets)
@@ -287,11 +287,11 @@ def _count_tiers(signatures: Any, planes: Any, masks: Any, edges: Any, bits: int
 @njit(nogil=True)
 def _assemble(
     vectors: Any, bridges: Any, signed: Any, signatures: Any, counters: Any, totals: Any, values: Any,
-    attended: Any, attention: Any, raw: Any, inputs: Any,
+    attended: Any, attention: Any, sign_words: int, raw: Any, inputs: Any,
 ) -> None:  # fmt: skip
     """Input rows ([n, width] float32 `inputs`, and as uint32 `raw`): vector, bridges, signs, tiers, attention."""
     d, n, width, tiers = vectors.shape[1], bridges.shape[1], signatures.shape[1], counters.shape[2] - 1
-    first_sign, first_tier = d + n, d + n + 64 * width
+    first_sign, first_tier = d + n, d + n + 64 * sign_words
     first_weight = first_tier + len(totals) * tiers
     for candidate in range(len(vectors)):
         for each in range(d):
@@ -301,7 +301,7 @@ def _assemble(
         if not signed[candidate]:
             inputs[candidate, first_sign:] = 0
             continue
-        for word in range(width):
+        for word in range(sign_words):
             bits = signatures[candidate, word]
             for bit in range(64):
                 sign = np.uint32(0xBF800000) ^ np.uint32((bits >> np.uint64(bit) & np.uint64(1)) << np.uint64(31))

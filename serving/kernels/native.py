@@ -27,18 +27,20 @@ from serving.kernels.plain import Plain, PlainPrepared
 
 __all__ = ["VARIANTS", "Native", "NativePrepared", "Variant"]
 
-_ABI: Final = 1  #: AIF_ABI of native/request.h
+_ABI: Final = 2  #: AIF_ABI of native/request.h
 _MOST_BITS: Final = 256  #: MAX_WORDS of native/request.h
 _LINE: Final = 64
+_MOST_SUM: Final = np.iinfo(np.int16).max
 
 _NUMBERS: Final = (
     "stride", "vector_at", "bridges_at", "signature_at", "flags_at", "category_at",
     "vector_dim", "bridges", "words", "tiers", "groups", "hidden1", "hidden2", "buckets",
-    "blocks", "attended", "categories", "columns_model", "columns_user",
+    "blocks", "attended", "categories", "columns_model", "columns_user", "signs",
 )  # fmt: skip
 _POINTERS: Final = (
     "model_weight", "weight2", "bias2", "weight3", "attention", "edges",
-    "user_weight", "start", "category_buckets", "planes", "masks", "totals", "tier_values", "attended_words",
+    "user_weight", "sign_weight", "sign_scale", "start", "category_buckets", "planes", "masks", "totals", "tier_values",
+    "attended_words",
 )  # fmt: skip
 
 _Arrays = dict[str, npt.NDArray[Any]]
@@ -100,13 +102,8 @@ class Native:
     def _of_user(self, sizes: Dimensions, folded: Folded) -> tuple[dict[str, int], _Arrays]:
         variant, width, (h1, _) = self.variant, sizes.signature_bits // 64, sizes.hidden
         signed = np.flatnonzero(folded.attended_signed)
-        weight = np.concatenate(
-            (
-                folded.bridge_weight,
-                folded.signature_weight[word_order(sizes.signature_bits)],
-                folded.attention_weight[signed],
-            )
-        )  # [n + m + attended, h1]
+        weight = np.concatenate((folded.bridge_weight, folded.attention_weight[signed]))  # [n + attended, h1]
+        signs, scale = _signs(folded.signature_weight[word_order(sizes.sign_columns)], variant)
         categories = np.flatnonzero(folded.categories)
         start = np.tile(_widened(folded.bias, variant.tile), (len(categories) + 1, 1))
         start[:-1, :h1] += folded.category_weight[categories]
@@ -117,8 +114,10 @@ class Native:
         values = tier_values(np.arange(int(totals.max(initial=0)) + 1))
         arrays = {
             "user_weight": _packed(weight, variant),
+            "sign_weight": signs,
+            "sign_scale": scale,
             "start": start,
-            "category_buckets": folded.categories[categories],
+            "category_buckets": folded.categories[categories].astype(np.int32),
             "planes": planes,
             "masks": masks,
             "totals": totals,
@@ -130,6 +129,7 @@ class Native:
             "attended": len(signed),
             "categories": len(categories),
             "columns_user": _rounded(len(weight), 2),
+            "signs": int(sizes.din),
         }
         return numbers, arrays
 
@@ -238,6 +238,26 @@ def _packed(weight: Floats, variant: Variant) -> npt.NDArray[Any]:
     aligned = _aligned(packed.shape, packed.dtype)
     aligned[...] = packed
     return aligned
+
+
+def _signs(weight: Floats, variant: Variant) -> tuple[npt.NDArray[Any], Floats]:
+    """Weights of signs ([bits, h1]) as a variant adds them up, [tile of h1][bits][tile], and the scale of sums
+    ([h1 padded] float32): float32 of scale 1, or int16 in the smallest unit in which no sum of them overflows.
+
+    A column that is not finite has a scale that is not, so that its scores are none either.
+    """
+    bits, h1 = weight.shape
+    padded = np.zeros((bits, _rounded(h1, variant.tile)), dtype=np.float32)
+    padded[:, :h1] = weight
+    units: npt.NDArray[Any] = padded
+    scale = np.ones(padded.shape[1], dtype=np.float32)
+    if variant.halves:
+        scale = np.abs(padded).sum(axis=0) / np.float32(_MOST_SUM - bits)  # a sum rounds by half a unit for each bit
+        with np.errstate(invalid="ignore"):
+            units = np.rint(np.nan_to_num(padded / np.where(scale == 0, 1, scale))).astype(np.int16)
+    packed = _aligned((padded.shape[1] // variant.tile, bits, variant.tile), units.dtype)
+    packed[...] = units.reshape(bits, len(packed), variant.tile).transpose(1, 0, 2)
+    return packed, scale
 
 
 def _widened(values: Floats, tile: int) -> Floats:

@@ -1,9 +1,9 @@
 """Scores in plain numpy: widen a record to one input row, compare its signature, one small network.
 
 The oracle of the faster kernels, and what scores where nothing else runs. Whole candidate sets, one thread. An input
-row is [vector d | bridges n | signs m | tiers G T | attention Ls]; the head's first layer is one matrix with its rows
-in that order (`first_layer`), of which bridges, signs and attention are the user's own. The row of the candidate's
-category is added to its result.
+row is [vector d | bridges n | signs m | tiers G T | attention Ls], signs only with linear DIN; the head's first layer
+is one matrix with its rows in that order (`first_layer`), of which bridges, signs and attention are the user's own. The
+row of the candidate's category is added to its result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Plain:
 
     def prepare(self, head: Head, sizes: Dimensions, folded: Folded) -> PlainPrepared:
         """The first layer of a user."""
-        return PlainPrepared(head, sizes, folded, first_layer(head, folded))
+        return PlainPrepared(head, sizes, folded, first_layer(head, folded, sizes))
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,13 @@ class PlainPrepared:
 
 def input_width(sizes: Dimensions) -> int:
     """Values in a candidate's input row."""
-    return sizes.vector_dim + sizes.bridges + sizes.signature_bits + sizes.tier_columns + sizes.attended
+    return sizes.vector_dim + sizes.bridges + sizes.sign_columns + sizes.tier_columns + sizes.attended
 
 
-def first_layer(head: Head, folded: Folded) -> Floats:
+def first_layer(head: Head, folded: Folded, sizes: Dimensions) -> Floats:
     """The first layer of one request ([width, h1])."""
-    return np.concatenate(
-        (head.vector_weight, folded.bridge_weight, folded.signature_weight, head.tier_weight, folded.attention_weight)
-    )
+    signs = folded.signature_weight[: sizes.sign_columns]
+    return np.concatenate((head.vector_weight, folded.bridge_weight, signs, head.tier_weight, folded.attention_weight))
 
 
 def assemble(records: npt.NDArray[Any], head: Head, folded: Folded, sizes: Dimensions, out: Floats) -> None:
@@ -83,13 +82,14 @@ def assemble(records: npt.NDArray[Any], head: Head, folded: Folded, sizes: Dimen
     """
     bridges = sizes.vector_dim
     signs = bridges + sizes.bridges
-    tiers = signs + sizes.signature_bits
+    tiers = signs + sizes.sign_columns
     attention = tiers + sizes.tier_columns
     _widen(records["vector"], out[:, :bridges])
     _widen(records["bridges"], out[:, bridges:signs])
     packed = np.ascontiguousarray(records["signature"])
-    np.multiply(np.unpackbits(packed, axis=1), np.float32(2), out=out[:, signs:tiers])
-    out[:, signs:tiers] -= np.float32(1)
+    if sizes.din:
+        np.multiply(np.unpackbits(packed, axis=1), np.float32(2), out=out[:, signs:tiers])
+        out[:, signs:tiers] -= np.float32(1)
     for group, signatures in enumerate(folded.groups):
         start = tiers + group * sizes.tiers
         out[:, start : start + sizes.tiers] = tier_values(tier_counts(packed, signatures, sizes.tiers))

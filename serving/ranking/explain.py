@@ -42,9 +42,9 @@ def terms(records: npt.NDArray[Any], head: Head, folded: Folded, sizes: Dimensio
     count = len(records)
     inputs = np.empty((count, input_width(sizes)), dtype=np.float32)
     assemble(records, head, folded, sizes, inputs)
-    weights = first_layer(head, folded).astype(np.float64)
+    weights = first_layer(head, folded, sizes).astype(np.float64)
     # Columns of an input row, term after term: [vector | each bridge | signs | tiers of each group | attention].
-    widths = [sizes.vector_dim, *[1] * sizes.bridges, sizes.signature_bits, *[sizes.tiers] * len(sizes.tier_groups)]
+    widths = [sizes.vector_dim, *[1] * sizes.bridges, sizes.sign_columns, *[sizes.tiers] * len(sizes.tier_groups)]
     ends = np.cumsum([*widths, sizes.attended]).tolist()
     parts = [
         inputs[:, start:end].astype(np.float64) @ weights[start:end]

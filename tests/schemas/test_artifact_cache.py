@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
 import fsspec
 import pytest
+from artifact_source import Source, check
 
 from schemas.artifact_cache import artifacts_folder, local_artifact, published_manifest
 from schemas.errors import ArtifactError, Unavailable
-
-
-class Source:
-    """An artifact of two files, at a place that fsspec reads."""
-
-    def __init__(self, place: str, uri: str = "", names: tuple[str, ...] = ("tower", "head")) -> None:
-        self.uri, content = uri or place, b"weights"
-        files, self.root = fsspec.core.url_to_fs(place)
-        manifest = json.dumps({name: sha256(content).hexdigest() for name in names}).encode()
-        self.digest = sha256(manifest).hexdigest()
-        self.version = self.digest[:16]
-        files.makedirs(self.root, exist_ok=True)
-        for name, data in {"manifest.json": manifest, **dict.fromkeys(names, content)}.items():
-            files.pipe_file(f"{self.root}/{Path(name).name}", data)
-        self.files = files
-
-    def here(self, data_dir: Path) -> Path:
-        """Its copy on this machine."""
-        return local_artifact(self.uri, self.version, self.digest, data_dir, check)
-
-    def vanish(self) -> None:
-        """It is gone where it was published from."""
-        self.files.rm(self.root, recursive=True)
-
-
-def check(read: Callable[[str], bytes], *, version: str | None = None) -> object:
-    """As strict as the real one, of a manifest that lists nothing but digests."""
-    try:
-        manifest = read("manifest.json")
-        if sha256(manifest).hexdigest()[:16] != version:
-            raise ArtifactError("manifest.json is of another version")
-        for name, digest in json.loads(manifest).items():
-            if sha256(read(name)).hexdigest() != digest:
-                raise ArtifactError(f"{name} is corrupted")
-    except OSError as error:
-        raise ArtifactError(f"cannot be read: {error}") from error
-    return manifest
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -66,8 +29,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
 
 
 def left(data_dir: Path) -> list[str]:
-    """What is in the cache besides locks."""
-    return sorted(path.name for path in artifacts_folder(data_dir).iterdir() if not path.name.endswith(".lock"))
+    """What is in the cache besides locks and notes of use."""
+    return sorted(path.name for path in artifacts_folder(data_dir).iterdir() if path.suffix not in (".lock", ".copy"))
 
 
 def test_an_artifact_is_copied_whole_and_outlives_its_source(source: Source, tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def on_topics(deployment: Deployment, story: Callable[[Log], Awaitable[None]]) -
     asyncio.run(run())
 
 
+async def comes_true(holds: Callable[[], object]) -> None:
+    """Wait until something holds that tells nobody."""
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 def decided(log: Log) -> list[tuple[str, str]]:
     """Decisions that count: what and by whom, in order."""
     state, counted = Rollout(), []
@@ -133,9 +140,7 @@ def test_how_far_a_build_is_can_be_watched(deployment: Deployment, tmp_path: Pat
             state = await log.until(lambda state: (found := state.get(name)) and found.phase is Phase.BUILDING)
             for partition in range(deployment.partitions):
                 await log.progress(name, partition, state.versions[0].build_epoch, done=False)
-            async with asyncio.timeout(10):
-                while _items("written") != 18:  # noqa: ASYNC110 - what is watched is a page
-                    await asyncio.sleep(0.02)
+            await comes_true(lambda: _items("written") == 18)
             assert (_items("all"), REGISTRY.get_sample_value("aif_build_seconds_left")) == (20, 0.2)
             await log.built(name)
             await log.until(lambda state: state.live)
@@ -193,9 +198,7 @@ def test_another_worker_stands_in_for_a_dead_coordinator(deployment: Deployment,
             state = await log.until(lambda state: state.next_command == last + 2)
             assert state.live is not None and state.live.name == digest_of(first)[:16]
             assert [each["decision"] for each in log.events[-3:]] == ["refuse", "rollback", "accept"]
-            async with asyncio.timeout(10):
-                while stood_in() < before + 3:  # noqa: ASYNC110 - what is watched is a page
-                    await asyncio.sleep(0.02)
+            await comes_true(lambda: stood_in() == before + 3)
             async with LetterLog(log.deployment, "model-versions") as letters:
                 assert len(await letters.entries()) == 1
             await asyncio.sleep(0.3)
@@ -237,6 +240,27 @@ def test_silence_is_counted_from_the_last_decision() -> None:
     assert not over(25.1, 11, asks=True)
     silence.broken(Rollout(next_command=11))
     assert not over(27.1, 11, asks=True)
+
+
+@pytest.mark.broker
+def test_it_is_told_which_reports_are_outdated(deployment: Deployment, tmp_path: Path) -> None:
+    """Those of versions that are gone or were never heard of, whoever coordinates, until they are deleted."""
+
+    async def story(log: Log) -> None:
+        await log.progress("never heard of", 0, 1, done=True)
+        async with Coordinating(log), Coordinating(log, owns=False) as other:
+            name = await log.publish(plain_artifact(tmp_path / "a"), auto=False)
+            await log.built(name)
+            await log.until(lambda state: state.get(name).phase is Phase.COVERED)  # type: ignore[union-attr]
+            await log.command("retire", name)
+            every = {("never heard of", 0), *((name, partition) for partition in range(deployment.partitions))}
+            await comes_true(lambda: other.outdated and other.outdated[-1] == every)
+            assert other.outdated[0] == {("never heard of", 0)}, "it is fed"
+            for version, partition in every:
+                await log.withdraw(version, partition)
+            await comes_true(lambda: not other.outdated[-1])
+
+    on_topics(deployment, story)
 
 
 @pytest.mark.broker

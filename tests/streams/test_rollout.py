@@ -31,7 +31,7 @@ class Log:
 
     def add(self, value: bytes) -> None:
         """Write a record."""
-        self.records.append(SimpleNamespace(offset=len(self.records), value=value))
+        self.records.append(SimpleNamespace(topic="rollout", offset=len(self.records), value=value))
 
     def live(self, name: str, decisions: Sequence[str] = ("accept", "build", "cover", "live")) -> None:
         """Decide on a version until it is live, or as far as asked."""

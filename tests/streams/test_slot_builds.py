@@ -89,6 +89,7 @@ class World:
         self.tables, self.fresh, self.offset = Tables(), FreshItems(), 0
         self.made_ms: dict[bytes, int] = {}
         self.progress: dict[tuple[str, int], BuildProgress] = {}
+        self.reported: set[str] = set()  #: versions that build-progress holds a report of
         self.feeds: dict[str, Feed] = {}
         self.take_over()
 
@@ -124,10 +125,22 @@ class World:
         self.tables.write(piece.writes)
         self.at = piece.at
         for sent in piece.writes.outgoing if piece.writes else ():
+            version, _, partition = sent.key.decode().partition("/")
+            assert (sent.topic, sent.partition, partition) == ("build-progress", 0, "0")
+            if sent.value is None:
+                assert version not in {feed.version.name for feed in self.feeds.values()}, "its build is under way"
+                self.reported.remove(version)  # nothing is deleted twice
+                continue
             report: Any = codec("build_progress").decode(sent.value)
-            assert (sent.topic, sent.partition, sent.key) == ("build-progress", 0, f"{report['version']}/0".encode())
+            assert report["version"] == version
+            self.reported.add(version)
             self.progress[report["version"], report["build_epoch"]] = report
         return piece
+
+    def look(self) -> None:
+        """The worker looks which reports are of versions that are gone; what it found may soon be untrue."""
+        fed = {feed.version.name for feed in self.feeds.values()}
+        self.fold.withdraw([(version, partition) for version in self.reported - fed for partition in (0, 1)])
 
     def settle(self) -> None:
         """Pieces until nothing is left to do."""
@@ -203,6 +216,11 @@ class Interleavings(RuleBasedStateMachine):
         self.world.piece(limit)
 
     @rule()
+    def look(self) -> None:
+        """Somebody looks for reports on versions that are gone."""
+        self.world.look()
+
+    @rule()
     def take_over(self) -> None:
         """The partition moves."""
         self.world.take_over()
@@ -254,7 +272,9 @@ class Interleavings(RuleBasedStateMachine):
             return
         for slot, feed in list(world.feeds.items()):
             world.feed(slot, feed.model, feed.version.phase, feed.version.build_epoch)
+        world.look()
         world.settle()
+        assert world.reported <= {feed.version.name for feed in world.feeds.values()}
         items = list(world.tables.rows["items"])
         for slot, feed in world.feeds.items():
             assert feed.model is not None
@@ -402,6 +422,28 @@ def test_a_freed_slot_is_emptied_in_pieces_once_a_version_is_live() -> None:
     while (piece := world.piece(3)).more:
         assert piece.writes is None or len(piece.writes.rows.get("n2o_a", ())) <= 3
     assert (len(world.tables.rows["n2o_a"]), len(world.tables.rows["n2o_b"])) == (0, 7)
+
+
+def test_reports_on_versions_that_are_gone_are_deleted(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever wrote them: once each, again after another build, and never those of a version that is fed."""
+    world, names = _filled(3), [model.version for model in MODELS]
+    world.feed("n2o_a", MODELS[0], Phase.BUILDING)
+    world.settle()
+    world.reported |= {names[1], "0" * 16}
+    world.take_over()
+    world.look()
+    world.feed("n2o_b", MODELS[1], Phase.BUILDING, epoch=2)  # after the look
+    with caplog.at_level("INFO"):
+        world.settle()
+    assert world.reported == set(names[:2])
+    assert f"reports on builds of {'0' * 16} are deleted" in caplog.text
+    for epoch in (3, 4):
+        world.feed("n2o_a", MODELS[0], Phase.BUILDING, epoch)
+        world.settle()
+        world.retire("n2o_a")
+        world.look()
+        world.settle()
+        assert world.reported == {names[1]}
 
 
 def test_a_version_that_cannot_be_had_is_reported_once() -> None:

@@ -33,6 +33,9 @@ INLINE void add_ones(const V ge[8], V mask, uint16_t *counters) {
 }
 
 typedef uint16_t Input;
+typedef int16_t Sum;
+#define BYTES 64
+#include "signs.h"
 #include "tiers.h"
 #include "chunks.h"
 
@@ -40,14 +43,6 @@ INLINE void put_halves(uint16_t *to, const uint8_t *from, int count) {
     for (int at = 0; at < count; at += 32) {
         __mmask32 inside = _cvtu32_mask32(count - at >= 32 ? 0xFFFFFFFFu : (1u << (count - at)) - 1);
         _mm512_mask_storeu_epi16(to + at, inside, _mm512_maskz_loadu_epi16(inside, from + 2 * at));
-    }
-}
-
-INLINE void put_signs(const uint64_t *signature, int words, uint16_t *to) {
-    const __m512i plus = _mm512_set1_epi16(0x3F80), minus = _mm512_set1_epi16((short)0xBF80);
-    for (int word = 0; word < words; word++, to += 64) {
-        _mm512_storeu_si512(to, _mm512_mask_blend_epi16((__mmask32)signature[word], minus, plus));
-        _mm512_storeu_si512(to + 32, _mm512_mask_blend_epi16((__mmask32)(signature[word] >> 32), minus, plus));
     }
 }
 
@@ -109,8 +104,14 @@ INLINE void multiply(__m512 sums[CANDIDATES][VECTORS], const uint16_t *rows, lon
     }
 }
 
+/* Where 16 sums of the first layer start: bias and category, and the signs. */
+INLINE __m512 start_of(const float *start, const int16_t *signs, const float *scale) {
+    __m512 wide = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)signs)));
+    return _mm512_fmadd_ps(wide, _mm512_loadu_ps(scale), _mm512_loadu_ps(start));
+}
+
 /* Both hidden layers and the last one of `count` candidates, whose input rows stand in scratch. */
-INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, float *logits) {
+INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const int16_t *signs, float *logits) {
     long columns = r->columns_model + r->columns_user, hidden1 = r->hidden1;
     const __m512 zero = _mm512_setzero_ps();
     const float *starts[BLOCK];
@@ -125,7 +126,9 @@ INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch 
 #pragma GCC unroll 6
             for (int c = 0; c < CANDIDATES; c++)
 #pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; v++) sums[c][v] = _mm512_loadu_ps(starts[first + c] + tile + 16 * v);
+                for (int v = 0; v < VECTORS; v++)
+                    sums[c][v] = start_of(starts[first + c] + tile + 16 * v, signs + (first + c) * hidden1 + tile + 16 * v,
+                                          r->sign_scale + tile + 16 * v);
             multiply(sums, inputs, columns, of_model, r->columns_model);
             multiply(sums, inputs + r->columns_model, columns, of_user, r->columns_user);
 #pragma GCC unroll 6

@@ -22,6 +22,8 @@ INLINE void add_ones(const V ge[8], V mask, uint16_t *counters) {
 }
 
 typedef float Input;
+typedef float Sum;
+#include "signs.h"
 #include "tiers.h"
 #include "chunks.h"
 
@@ -30,11 +32,6 @@ INLINE void put_halves(float *to, const uint8_t *from, int count) {
         union { uint32_t bits; float value; } wide = {(uint32_t)(from[2 * at] | from[2 * at + 1] << 8) << 16};
         to[at] = wide.value;
     }
-}
-
-INLINE void put_signs(const uint64_t *signature, int words, float *to) {
-    for (int word = 0; word < words; word++, to += 64)
-        for (int bit = 0; bit < 64; bit++) to[bit] = (float)(int)(signature[word] >> bit & 1) * 2.0f - 1.0f;
 }
 
 INLINE void put_attention(const Request *r, const uint64_t *signature, float *weights, float *to) {
@@ -66,7 +63,7 @@ INLINE void multiply(F sums[CANDIDATES][VECTORS], const float *rows, long row, c
 
 INLINE F relu(F values) { return (F)((M)values & ~(M)(values < 0)); } /* NaN stays */
 
-INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, float *logits) {
+INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const float *signs, float *logits) {
     long columns = r->columns_model + r->columns_user, hidden1 = r->hidden1;
     const float *starts[BLOCK];
     for (int c = 0; c < BLOCK; c++)
@@ -80,7 +77,10 @@ INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch 
 #pragma GCC unroll 6
             for (int c = 0; c < CANDIDATES; c++)
 #pragma GCC unroll 2
-                for (int v = 0; v < VECTORS; v++) sums[c][v] = *(const F *)(starts[first + c] + tile + WIDTH * v);
+                for (int v = 0; v < VECTORS; v++)
+                    sums[c][v] = *(const F *)(starts[first + c] + tile + WIDTH * v) +
+                                 *(const F *)(signs + (first + c) * hidden1 + tile + WIDTH * v) *
+                                     *(const F *)(r->sign_scale + tile + WIDTH * v);
             multiply(sums, inputs, columns, of_model, r->columns_model);
             multiply(sums, inputs + r->columns_model, columns, of_user, r->columns_user);
 #pragma GCC unroll 6

@@ -2,8 +2,8 @@
  *
  * A `Request` is everything of one user and model in the form that one variant wants; serving/kernels/native.py builds
  * it and keeps its arrays alive. Columns of the first layer stand in two parts, each padded with zeros to an even number:
- * [vector | tiers by group] with weights of the model, [bridges | signs | attention] with weights of the user. Signs are
- * in the order of a little-endian word's bits.
+ * [vector | tiers by group] with weights of the model, [bridges | attention] with weights of the user. Signs of bits have
+ * weights apart (signs.h), in the order of a little-endian word's bits.
  */
 #ifndef AIF_REQUEST_H
 #define AIF_REQUEST_H
@@ -11,10 +11,10 @@
 #include <stdint.h>
 
 /* Changes with the meaning of anything here; native.py refuses a library of another number. */
-#define AIF_ABI 1
+#define AIF_ABI 2
 
 enum {
-    CHUNK = 480,    /* candidates whose tiers are counted together: their counters and one block's tables stay in L1 */
+    CHUNK = 240,    /* candidates whose tiers and signs are added up together: their sums and one table stay in L1 or L2 */
     BLOCK = 48,     /* candidates in the layers at a time: their input rows and one tile of weights stay in L1 */
     CANDIDATES = 6, /* candidates of one register tile; divides BLOCK */
     EDGES = 8,      /* edges between tiers counted in one pass */
@@ -30,7 +30,7 @@ typedef struct {
     /* Sizes of the model. `hidden1` and `hidden2` are padded to whole tiles. */
     int32_t vector_dim, bridges, words, tiers, groups, hidden1, hidden2, buckets;
     /* Sizes of the user. `blocks`: of behaviours' bit planes; `attended`: behaviours with a signature. */
-    int32_t blocks, attended, categories, columns_model, columns_user;
+    int32_t blocks, attended, categories, columns_model, columns_user, signs; /* `signs`: 1 with linear DIN */
     float b3;
     /* Of the model. */
     const void *model_weight;          /* [tile][columns_model][columns of a tile], see pack in native.py */
@@ -41,8 +41,10 @@ typedef struct {
     const uint16_t *edges;             /* [tiers - 1] equal bits from which tiers 1, 2, ... begin */
     /* Of the user. */
     const void *user_weight;           /* [tile][columns_user][columns of a tile] */
+    const void *sign_weight;           /* [tile][words * 64][columns of a tile] int16 or float, see signs.h */
+    const float *sign_scale;           /* [hidden1] what a one of the sums of signs is worth */
     const float *start;                /* [categories + 1][hidden1] bias plus each category's row, the last one bias alone */
-    const int64_t *category_buckets;   /* [categories] */
+    const int32_t *category_buckets;   /* [categories] */
     const uint64_t *planes;            /* [blocks][words][64][lanes] */
     const uint64_t *masks;             /* [blocks][groups][lanes]: which behaviours a group counts */
     const int32_t *totals;             /* [groups] */
@@ -81,10 +83,11 @@ INLINE int32_t category_slot(const Request *r, const uint8_t *record) {
     if (!(load32(record + r->flags_at) & HAS_CATEGORY)) return r->categories;
     uint64_t mixed = load64(record + r->category_at) * 0x9E3779B97F4A7C15u;
     mixed ^= mixed >> 32;
-    int64_t bucket = 1 + (int64_t)(mixed % (uint64_t)(r->buckets - 1));
-    int32_t slot = 0;
-    while (slot < r->categories && r->category_buckets[slot] != bucket) slot++;
-    return slot;
+    int32_t bucket = 1 + (int32_t)(mixed % (uint32_t)(r->buckets - 1)), found = r->categories;
+    /* To the end even where it is found: a loop that may leave is not made of vectors, and where it does is guessed. */
+    for (int32_t slot = 0; slot < r->categories; slot++)
+        found = r->category_buckets[slot] == bucket ? slot : found;
+    return found;
 }
 
 /* exp of -87..0 to 2 units in the last place; NaN stays NaN. */

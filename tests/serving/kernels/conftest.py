@@ -52,7 +52,7 @@ def chosen(kernel: Kernel) -> Iterator[None]:
 def made_up(
     seed: int, candidates: int, *, bits: int = 64, tiers: int = 8, groups: tuple[int, ...] = (24, 1000),
     attended: int = 32, categories: int = 16, vector_dim: int = 64, bridges: int = 16,
-    hidden: tuple[int, int] = (128, 64), similar: bool = False,
+    hidden: tuple[int, int] = (128, 64), similar: bool = False, din: bool = True,
 ) -> Case:  # fmt: skip
     """Random weights that neither vanish nor saturate; `groups` are numbers of behaviours; some of everything is
     unsigned. With `similar`, candidates are behaviours with few bits flipped, or their opposites."""
@@ -61,7 +61,7 @@ def made_up(
     sizes = Dimensions(
         embedding_dim=8, signature_bits=bits, category_buckets=64, item_numeric=3, vector_dim=vector_dim,
         bridges=bridges, tiers=tiers, tier_groups=names, behaviours=max(attended, 1), attention=attended > 0,
-        long_behaviours=10_000, cross_categories=categories, user_features=3, hidden=hidden,
+        long_behaviours=10_000, cross_categories=categories, user_features=3, hidden=hidden, din=din,
     )  # fmt: skip
 
     def weights(*shape: int, scale: float = 1.0) -> npt.NDArray[np.float32]:

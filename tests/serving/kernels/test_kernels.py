@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,15 +45,16 @@ def tolerance(kernel) -> float:
     categories=st.sampled_from([0, 1, 9]),
     odd=st.booleans(),
     similar=st.booleans(),
+    din=st.booleans(),
 )
 def test_every_kernel_scores_as_the_oracle(
-    kernel, seed, candidates, bits, tiers, groups, attended, categories, odd, similar
+    kernel, seed, candidates, bits, tiers, groups, attended, categories, odd, similar, din
 ) -> None:
-    """Any sizes: no behaviours, tiers, attention or categories, unsigned candidates, blocks that are not full."""
+    """Any sizes: no behaviours, tiers, attention, categories or linear DIN, unsigned candidates, blocks not full."""
     shape = {"vector_dim": 7, "bridges": 3, "hidden": (10, 70)} if odd else {}
     case = made_up(
         seed, candidates, bits=bits, tiers=tiers, groups=groups, attended=attended, categories=categories,
-        similar=similar, **shape,
+        similar=similar, din=din, **shape,
     )  # fmt: skip
     expected = Plain().prepare(case.head, case.sizes, case.folded).score(case.rows)
     found = kernel.prepare(case.head, case.sizes, case.folded).score(case.rows)
@@ -106,6 +108,39 @@ def test_ten_thousand_behaviours_are_counted_exactly(kernel) -> None:
     expected = Plain().prepare(case.head, case.sizes, case.folded).score(case.rows)
     found = kernel.prepare(case.head, case.sizes, case.folded).score(case.rows)
     assert np.abs(found - expected).max() < tolerance(kernel)
+
+
+@pytest.mark.parametrize("kernel", [Plain(), *FAST], ids=lambda kernel: kernel.name)
+def test_without_linear_din_its_matrix_is_not_read(kernel) -> None:
+    """A model without linear DIN scores as one whose matrix is zeros, whatever stands in the matrix."""
+    case = made_up(4, 70, bits=128, din=False)
+    zeros = replace(case.folded, signature_weight=np.zeros_like(case.folded.signature_weight))
+    expected = kernel.prepare(case.head, replace(case.sizes, din=True), zeros).score(case.rows)
+    found = kernel.prepare(case.head, case.sizes, case.folded).score(case.rows)
+    np.testing.assert_allclose(found, expected, atol=tolerance(kernel) / 100)
+
+
+@every_fast_kernel
+@pytest.mark.parametrize("weight", [1.0, -1.0, 1e-30, 1e30])
+def test_sums_of_signs_do_not_overflow(kernel, weight) -> None:
+    """256 signs that all agree with weights of one size, the largest sum there is, and all that disagree."""
+    case = made_up(6, 50, bits=256)
+    case.folded.signature_weight[:] = weight
+    records = case.rows.view(case.sizes.layout.dtype)
+    records["signature"][::2], records["signature"][1::2] = 255, 0
+    expected = Plain().prepare(case.head, case.sizes, case.folded).score(case.rows)
+    found = kernel.prepare(case.head, case.sizes, case.folded).score(case.rows)
+    np.testing.assert_allclose(found, expected, atol=tolerance(kernel))
+
+
+@every_fast_kernel
+def test_a_user_that_is_not_a_number_has_no_scores(kernel) -> None:
+    """A weight of signs that is not a number gives no score to any candidate with a signature."""
+    case = made_up(1, 50)
+    case.folded.signature_weight[5] = np.nan
+    found = kernel.prepare(case.head, case.sizes, case.folded).score(case.rows)
+    signed = case.rows.view(case.sizes.layout.dtype)["flags"][:, 0] & Flag.HAS_SIGNATURE != 0
+    assert np.isnan(found[signed]).all()
 
 
 @every_fast_kernel
