@@ -65,13 +65,24 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.FloatRange(0, 1),
     help="Share of requests that a version about to go live scores too, after their answers; 0: none.",
 )
+@click.option(
+    "--most-requests", default=256, show_default=True, type=click.IntRange(1),
+    help="Rank requests under way in each process; what is beyond gets 503 and when to ask again.",
+)  # fmt: skip
+@click.option(
+    "--most-connections", default=1024, show_default=True, type=click.IntRange(1),
+    help="Open connections of each process; a further one is closed.",
+)  # fmt: skip
+@click.option(
+    "--most-body-kb", default=1024, show_default=True, type=click.IntRange(1, 65536), help="Of one request's body: 413."
+)
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without a token.")
 @deployment_options
 def command(
     deployment: Deployment, host: str, port: int, tables: Path | None, workers: int, filters: Path | None,
     token_file: Path | None, tls_cert: Path | None, tls_key: Path | None, insecure: bool,
     keep_answers: float, answers_on_disk: bool, user_states_mb: int, retrieval: str, shadow_share: float,
-    kernel: str | None,
+    kernel: str | None, most_requests: int, most_connections: int, most_body_kb: int,
 ) -> None:  # fmt: skip
     """Score candidates over HTTP from what the workers have made of items and users.
 
@@ -93,6 +104,7 @@ def command(
     from serving.kernels import choose
     from serving.ranking.post_processing import NO_FILTERS, Filters
     from serving.ranking.samples import SAMPLES_FOLDER, Samples
+    from serving.web.admission import Limits
     from serving.web.exposure import Exposure, read_token
     from serving.web.server import serve
 
@@ -106,7 +118,8 @@ def command(
     # Whoever asks for a kept answer cannot choose the process: of several, `aif why` reads the folder.
     on_disk = answers_on_disk or workers > 1
     samples = Samples(keep_answers, deployment.data_dir / SAMPLES_FOLDER if on_disk else None)
+    limits = Limits(body_bytes=most_body_kb << 10, connections=most_connections, under_way=most_requests)
     serve(
         deployment, exposure, tables or (local if local.is_dir() else None), declared, samples, user_states_mb, workers,
-        retrieval, shadow_share,
+        retrieval, shadow_share, limits,
     )  # fmt: skip

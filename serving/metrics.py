@@ -134,11 +134,21 @@ class _State(Collector):
     def _collect_versions(self) -> Iterator[Metric]:
         rows = GaugeMetricFamily("aif_slab_rows", "Rows by model version and slot.", labels=["version", "slot"])
         coverage = GaugeMetricFamily("aif_coverage", "Servable rows per live item.", labels=["version", "slot"])
+        revoked = CounterMetricFamily(
+            "aif_slab_leases_revoked", "Reads begun again: they took longer than memory could wait for.",
+            labels=["version", "slot"],
+        )  # fmt: skip
+        damaged = CounterMetricFamily(
+            "aif_slab_rows_damaged", "Rows read that were of another item or version; they count as missing.",
+            labels=["version", "slot"],
+        )  # fmt: skip
         for key, slab in self._store.slabs.items():
-            rows.add_metric([f"{key.tag:016x}", key.slot], len(slab))
-            coverage.add_metric([f"{key.tag:016x}", key.slot], self._store.coverage(key))
-        yield rows
-        yield coverage
+            labels = [f"{key.tag:016x}", key.slot]
+            rows.add_metric(labels, len(slab))
+            coverage.add_metric(labels, self._store.coverage(key))
+            revoked.add_metric(labels, slab.revoked)
+            damaged.add_metric(labels, slab.damaged)
+        yield from (rows, coverage, revoked, damaged)
         live = GaugeMetricFamily("aif_live_version", "The version that answers.", labels=["version"])
         if version := self._versions.live:
             live.add_metric([version.name], 1)

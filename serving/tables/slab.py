@@ -80,6 +80,7 @@ class Slab:
         self.stride = self._file.stride
         self._stuck_at = -1  #: what the header's word said when it was given up waiting for
         self.damaged = 0  #: records found that were not of the id and version asked for
+        self.revoked = 0  #: gathers that began again, the writer having needed the places that they read
 
     def __len__(self) -> int:
         return int(self._file.header[COUNT])
@@ -141,6 +142,8 @@ class Slab:
                 if damaged == _DAMAGED_TRIES:  # the row counts as missing; the feeder's next start finds and mends it
                     self.damaged += 1
                     return
+            else:
+                self.revoked += 1
 
     @property
     def _publishing_stays(self) -> bool:

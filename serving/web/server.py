@@ -66,7 +66,7 @@ _log = logging.getLogger(__name__)
 
 def serve(
     deployment: Deployment, exposure: Exposure, tables: Path | None, filters: Filters, samples: Samples,
-    user_states_mb: int, workers: int, retrieval: str, shadow_share: float,
+    user_states_mb: int, workers: int, retrieval: str, shadow_share: float, limits: Limits,
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
@@ -83,7 +83,7 @@ def serve(
     _prepare_state(deployment)
     feeder = Feeder(deployment, tables, shadow_share)
     scorer = partial(
-        score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval, shadow_share
+        score, deployment, listener, exposure, filters, samples, user_states_mb << 20, retrieval, shadow_share, limits
     )
     scorers: list[tuple[str, Callable[[], None]]] = [
         (f"scoring process {number}", partial(scorer, number)) for number in range(workers)
@@ -95,7 +95,7 @@ def serve(
 
 def score(
     deployment: Deployment, listener: socket.socket, exposure: Exposure, filters: Filters,
-    samples: Samples, user_state_bytes: int, retrieval: str, shadow_share: float, number: int,
+    samples: Samples, user_state_bytes: int, retrieval: str, shadow_share: float, limits: Limits, number: int,
 ) -> None:  # fmt: skip
     """Scoring process `number`: answer what the listener accepts, until SIGTERM or SIGINT; then drain."""
     # uvicorn raises the signal again once it has drained; by default that would end the process there.
@@ -122,7 +122,6 @@ def score(
         retrievers = retrievers_of(catalogue)
         shadow = _shadow(shadow_share, folder, store, versions, metrics)
         service = Service(deployment, store, versions, progress, metrics, filters, merger, samples, retrievers, shadow)
-        limits = Limits()
         app = create_app(service, metrics, freshness, limits, exposure.token)
         server = uvicorn.Server(_http(app, limits, exposure))
         follower.start()

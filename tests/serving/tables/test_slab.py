@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from domain.n2o import Flag, N2OLayout
 from schemas.errors import Corrupt
+from serving.tables import slab_kernel
 from serving.tables.epochs import Epochs
 from serving.tables.readers import Readers
 from serving.tables.slab import Slab, SlabWriter
@@ -189,6 +190,21 @@ def test_a_record_damaged_under_a_reader_is_never_given_for_another(files) -> No
     words[first + at[0] * LAYOUT.stride // 8] = 41
     assert read(slab, [41, 42, 43]) == [1, None, 1]
     assert slab.damaged == 1
+
+
+def test_a_read_whose_lease_was_revoked_begins_again_and_is_counted(files, monkeypatch) -> None:
+    """What was copied while the writer took the places back is thrown away."""
+    files.writer.put(rows([42], 1))
+    slab, gather = files.slab(), slab_kernel.gather
+
+    def revoked_once(*arguments):
+        monkeypatch.setattr(slab_kernel, "gather", gather)
+        assert gather(*arguments) == slab_kernel.DONE
+        return slab_kernel.REVOKED
+
+    monkeypatch.setattr(slab_kernel, "gather", revoked_once)
+    assert read(slab, [42]) == [1]
+    assert (slab.revoked, slab.damaged) == (1, 0)
 
 
 def test_a_writer_killed_while_it_published_keeps_nobody_waiting(files) -> None:

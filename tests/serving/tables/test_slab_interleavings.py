@@ -74,7 +74,7 @@ def reader_of(file: MemoryFile, board: np.ndarray, number: int) -> Slab:
     made._file, made.tag, made.stride = file, TAG, STRIDE
     made._reader = lambda: (board, FIRST_LINE + number * READER_WORDS)
     made._index = made._map_index()
-    made._stuck_at, made.damaged = -1, 0
+    made._stuck_at, made.damaged, made.revoked = -1, 0, 0
     return made
 
 

@@ -273,6 +273,8 @@ def test_metrics_cover_requests_state_and_freshness(live, client) -> None:
         'aif_candidates_total{outcome="scored"} 1.0',
         'aif_behaviours_total{outcome="missing"} 1.0',
         f'aif_slab_rows{{slot="n2o_a",version="{name}"}} 20.0',
+        f'aif_slab_leases_revoked_total{{slot="n2o_a",version="{name}"}} 0.0',
+        f'aif_slab_rows_damaged_total{{slot="n2o_a",version="{name}"}} 0.0',
         f'aif_coverage{{slot="n2o_a",version="{name}"}} 1.0',
         f'aif_live_version{{version="{name}"}} 1.0',
         "aif_items 20.0",

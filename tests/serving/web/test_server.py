@@ -82,18 +82,20 @@ def served(make_artifact, tmp_path) -> Iterator[Served]:
         "users": user_rows(1, [200, 201]),
     }
     write_tables(tmp_path / "tables", tables, partitions=2, offset=100)
-    server = Served("--partitions", "2", "--data-dir", str(tmp_path))
+    server = Served("--partitions", "2", "--data-dir", str(tmp_path), "--most-body-kb", "16")
     yield server
     server.process.kill()
     server.process.wait()
 
 
 def test_it_serves_over_http_without_torch_and_faust_and_ends_in_good_order(served) -> None:
-    """Ready from local tables, a ranked answer, exit 0 on SIGTERM; neither torch nor faust was ever loaded."""
+    """Ready from local tables, a ranked answer, a body refused that is longer than it was told to take, exit 0 on
+    SIGTERM; neither torch nor faust was ever loaded."""
     served.until("/readyz", 200)
     body = {"user_id": 1, "candidates": list(ITEMS), "top_k": 3}
     response = httpx.post(served.url + "/v1/rank", json=body)
     assert response.status_code == 200 and len(response.json()["items"]) == 3
+    assert httpx.post(served.url + "/v1/rank", content=b" " * (16 << 10) + b"{").status_code == 413
     out = served.end()
     assert served.process.returncode == 0, served.log
     loaded = set(json.loads(out.split("LOADED ")[1]))
