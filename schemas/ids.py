@@ -16,6 +16,7 @@ import xxhash
 
 __all__ = [
     "CHUNK_KEY_BYTES",
+    "ENTITY_KEY_BYTES",
     "WATERMARK_KEY",
     "chunk_key",
     "chunk_of",
@@ -36,6 +37,8 @@ _CHUNK_KEY = struct.Struct(">qI")
 _SOURCE_KEY = struct.Struct(">6sqI")
 _INT64_MAX = 2**63 - 1
 
+#: Length of an entity's key.
+ENTITY_KEY_BYTES = 8
 #: Length of a chunk's key: an id and a chunk number.
 CHUNK_KEY_BYTES = _CHUNK_KEY.size
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from domain.rollout import Version
 from schemas.deployment import Deployment
-from schemas.ids import CHUNK_KEY_BYTES, chunk_of, source_key
+from schemas.ids import CHUNK_KEY_BYTES, ENTITY_KEY_BYTES, chunk_of, source_key
 from streams.activity_history import ActivityHistory
 from streams.activity_oracle import ActivityOracle
 from streams.changelog_rows import RowsAtCut
@@ -21,8 +21,6 @@ from streams.user_oracle import UsersOracle
 from streams.verification_report import Coverage
 
 __all__ = ["ActivityComparison", "Comparison", "ItemsComparison", "UsersComparison"]
-
-_ENTITY_KEY_BYTES = 8
 
 
 class Comparison(Protocol):
@@ -135,7 +133,7 @@ class ActivityComparison:
         """See Comparison."""
         [table] = tables
         raw = tables[table].rows
-        sources = {key: value for key, value in raw.items() if len(key) != _ENTITY_KEY_BYTES}
+        sources = {key: value for key, value in raw.items() if len(key) != ENTITY_KEY_BYTES}
         findings.report.rows[table] -= len(sources)
         found = findings.decoded(table, "activity_source", sources, bytes)
         expected = {source_key(*source): at for source, at in oracle.next_offset.items()}

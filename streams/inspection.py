@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from domain.partitioner import partition_of
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput, Unavailable
-from schemas.ids import WATERMARK_KEY, entity_key
+from schemas.ids import ENTITY_KEY_BYTES, WATERMARK_KEY, entity_key
 from schemas.records import Watermark
 from schemas.stores_on_disk import (
     CHANGELOG_ID_KEY,
@@ -24,8 +23,6 @@ from schemas.stores_on_disk import (
 from schemas.topics import TABLES
 
 __all__ = ["Snapshot", "StoreFolder", "find_row", "holder", "newest_stores", "store_folders"]
-
-_ENTITY_KEY_BYTES: Final = 8
 
 
 def store_folders(data_dir: Path) -> list[StoreFolder]:
@@ -94,7 +91,7 @@ class Snapshot(StoreSnapshot):
 
         Chunks behind them are left out; their keys are longer.
         """
-        return (row for row in self.all_rows() if len(row[0]) == _ENTITY_KEY_BYTES)
+        return (row for row in self.all_rows() if len(row[0]) == ENTITY_KEY_BYTES)
 
 
 def newest_stores(deployment: Deployment, table: str) -> dict[int, StoreFolder]:

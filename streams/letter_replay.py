@@ -29,7 +29,7 @@ from domain.validation import check_item_update, check_user_event
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadRecord, Unavailable
-from schemas.ids import entity_id
+from schemas.ids import ENTITY_KEY_BYTES, entity_id
 from schemas.records import DeadLetter
 from schemas.topics import TOPICS
 from streams.dead_letters import REPLAYED_HEADER, UNREADABLE, Entry, LetterLog
@@ -47,7 +47,6 @@ _CHUNK_LETTERS: Final = 500
 _CHUNK_BYTES: Final = 8 << 20
 #: While a crashed replay's transaction is open, workers wait behind it; the next replay ends it at once.
 _TRANSACTION_TIMEOUT_MS: Final = 15_000
-_ENTITY_KEY_BYTES: Final = 8
 _CHECKS: Final[dict[str, Check]] = {
     "item-updates": check_item_update,
     "user-events": check_user_event,
@@ -79,7 +78,7 @@ def unreplayable(letter: DeadLetter, source: str, deployment: Deployment) -> str
     key = letter["key"]
     if key is None:
         return "null key"
-    return "" if len(key) == _ENTITY_KEY_BYTES else f"malformed key ({len(key)} bytes, not {_ENTITY_KEY_BYTES})"
+    return "" if len(key) == ENTITY_KEY_BYTES else f"malformed key ({len(key)} bytes, not {ENTITY_KEY_BYTES})"
 
 
 def refusal(letter: DeadLetter, source: str, deployment: Deployment, now_ms: int) -> BadRecord | None:

@@ -20,7 +20,7 @@ from domain.sequence import CHUNK, held_chunks, moved_of, unpacked_behaviours
 from schemas.codec import codec
 from schemas.deployment import Deployment
 from schemas.errors import BadInput
-from schemas.ids import CHUNK_KEY_BYTES, chunk_of, entity_key
+from schemas.ids import CHUNK_KEY_BYTES, ENTITY_KEY_BYTES, chunk_of, entity_key
 from schemas.records import UserHead
 from streams.log_reader import LogReader
 
@@ -28,8 +28,6 @@ __all__ = ["Applied", "PastRecords", "PastRows", "PastUser"]
 
 #: The first offset that was not applied, by table and partition.
 Applied = Mapping[str, Mapping[int, int]]
-
-_ENTITY_KEY_BYTES = 8
 
 
 class PastUser(NamedTuple):
@@ -63,7 +61,7 @@ class PastRows:
         """The user's head and behaviours. Raises Corrupt where a row is of another layout."""
         own = entity_key(user_id)
         partition = partition_of(user_id, self._deployment.partitions)
-        rows = await self._newest("users", partition, lambda key, _: key[:_ENTITY_KEY_BYTES] == own)
+        rows = await self._newest("users", partition, lambda key, _: key[:ENTITY_KEY_BYTES] == own)
         found = rows.get(own)
         if found is None or found.value is None:
             return PastUser(None, unpacked_behaviours(b""), None)

@@ -21,14 +21,13 @@ from domain.user_row import behaviours_of, window_counts
 from domain.windows import TILE_DTYPE, WINDOWS, count_windows
 from schemas.codec import codec, schema_names
 from schemas.errors import ArtifactError, BadRecord, Corrupt
-from schemas.ids import entity_id
+from schemas.ids import ENTITY_KEY_BYTES, entity_id
 from schemas.records import ACTIONS
 
 __all__ = ["readable_bytes", "readable_key", "readable_record", "readable_row"]
 
 _SHOWN_VALUES: Final = 4
 _SHOWN_BYTES: Final = 64
-_ENTITY_KEY_BYTES: Final = 8
 #: Bytes fields of records that are little-endian float32.
 _FLOATS: Final = frozenset({"embedding"})
 
@@ -63,7 +62,7 @@ def readable_key(key: bytes | None) -> dict[str, Any] | None:
     """A Kafka key: hex, and the id where it has the length of one."""
     if key is None:
         return None
-    return {"hex": key.hex()} | ({"id": entity_id(key)} if len(key) == _ENTITY_KEY_BYTES else {})
+    return {"hex": key.hex()} | ({"id": entity_id(key)} if len(key) == ENTITY_KEY_BYTES else {})
 
 
 def readable_bytes(value: bytes | None, schema: str, *, full: bool = True) -> dict[str, Any]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from aiokafka import TopicPartition
 
 from schemas.deployment import Deployment
 from schemas.errors import Corrupt, Unavailable
-from schemas.ids import CHUNK_KEY_BYTES, WATERMARK_KEY, chunk_of, entity_id
+from schemas.ids import CHUNK_KEY_BYTES, ENTITY_KEY_BYTES, WATERMARK_KEY, chunk_of, entity_id
 from streams.changelog_rows import RowsAtOffset
 from streams.inspection import Snapshot, StoreFolder, store_folders
 from streams.log_reader import LogReader
 from streams.verification_report import Report
 
 __all__ = ["check_stores"]
-
-_ENTITY_KEY_BYTES: Final = 8
 
 
 async def check_stores(reader: LogReader, deployment: Deployment, topic_ids: Mapping[str, int]) -> Report:
@@ -76,4 +73,4 @@ def _name(key: bytes) -> str:
     if len(key) == CHUNK_KEY_BYTES:
         user, number = chunk_of(key)
         return f"{user} chunk {number}"
-    return str(entity_id(key)) if len(key) == _ENTITY_KEY_BYTES else key.hex()
+    return str(entity_id(key)) if len(key) == ENTITY_KEY_BYTES else key.hex()
