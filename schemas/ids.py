@@ -38,7 +38,7 @@ _SOURCE_KEY = struct.Struct(">6sqI")
 _INT64_MAX = 2**63 - 1
 
 #: Length of an entity's key.
-ENTITY_KEY_BYTES = 8
+ENTITY_KEY_BYTES = _KEY.size
 #: Length of a chunk's key: an id and a chunk number.
 CHUNK_KEY_BYTES = _CHUNK_KEY.size
 
