@@ -26,8 +26,12 @@ from schemas.records import UserEvent
 
 __all__ = ["Cast", "Story", "Summary"]
 
-#: User events held back from the replay and sent at a human pace, to time event -> servable.
+#: User events held back from the replay and sent at a human pace, to time event -> servable: at most so many, and no
+#: more than a tenth of the log.
 _LIVE_EVENTS: Final = 1_500
+_LIVE_SHARE: Final = 0.1
+#: Of fewer events nothing is learned.
+_FEWEST_EVENTS: Final = 1_500
 _LIVE_PER_S: Final = 200
 _CANDIDATES: Final = 1_000
 _TRAIN_EXAMPLES: Final = 20_000
@@ -146,10 +150,9 @@ class Story:
 
     def _read(self) -> Cast:
         cast = Cast.of(self._open(self._limit).entries())
-        if cast.events <= _LIVE_EVENTS:
+        if cast.events < _FEWEST_EVENTS:
             raise BadInput(
-                f"{self._dataset} has {cast.events:,} user events; the demo holds {_LIVE_EVENTS:,} back to send at a "
-                "human pace: take a longer log, or a higher --limit"
+                f"{self._dataset} has {cast.events:,} user events, the demo needs {_FEWEST_EVENTS:,}: take a longer log"
             )
         return cast
 
@@ -157,10 +160,11 @@ class Story:
         """Send the log but for its newest events; returns the number of entries sent."""
         from producers.replay import Options, Status, replay
 
-        dataset = self._open(cast.events - _LIVE_EVENTS)
+        first = cast.events - min(_LIVE_EVENTS, int(cast.events * _LIVE_SHARE))
+        dataset = self._open(first)
         dataset.rejects_path = self._fleet.log("rejects").with_suffix(".jsonl")
         with Progress(console=self._console) as bars:
-            bar = bars.add_task(f"replay   {self._dataset}", total=cast.events - _LIVE_EVENTS)
+            bar = bars.add_task(f"replay   {self._dataset}", total=first)
 
             def show(status: Status) -> None:
                 bars.update(bar, completed=status.events)

@@ -61,6 +61,10 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
     """
     if model.rows is not served:
         raise BadInput("a model whose rows are not rounded to bfloat16 is for comparison: N2O records hold bfloat16")
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)  # first: exporting takes long
+    except OSError as error:
+        raise _unwritable(artifacts, error) from error
     model.eval()
     files = {ITEM_TOWER: _tower_bytes(model), USER_PHASE: _user_phase_bytes(model), HEAD: _head_bytes(model.head)}
     dims = model.config.dimensions
@@ -74,7 +78,6 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
     )
     final = artifacts / manifest.version
     try:
-        artifacts.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=".export-", dir=artifacts))
         try:
             for name, data in {**files, MANIFEST: manifest.to_json()}.items():
@@ -86,9 +89,13 @@ def export(model: AIF, training: Mapping[str, Any], artifacts: Path) -> Exported
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
     except OSError as error:
-        raise BadInput(f"{final} cannot be written: {error}; choose another folder for artifacts") from error
+        raise _unwritable(final, error) from error
     check_artifact(lambda name: (final / name).read_bytes(), version=manifest.version)
     return Exported(final, manifest)
+
+
+def _unwritable(folder: Path, error: OSError) -> BadInput:
+    return BadInput(f"{folder} cannot be written: {error}; choose another folder for artifacts")
 
 
 def _tower_bytes(model: AIF) -> bytes:

@@ -1,4 +1,4 @@
-"""Worker processes forked from a server that has imported everything already.
+"""Processes of our commands forked from a server that has imported everything already.
 
 Importing torch and Faust takes seconds of a core, which a test that starts a worker twenty times would spend twenty
 times. What runs in the forked process is `aif` all the same, as a process of its own: it can be stopped, killed and
@@ -67,21 +67,40 @@ def aif(
 
     `before`, a function of a module, is called first in the new process: to make it fail on purpose.
     """
-    process = _CONTEXT.Process(target=_run, args=(list(arguments), dict(env), str(log), before), daemon=True)
+    return _forked("aif", arguments, env, log, log, before)
+
+
+def faust(arguments: Sequence[str], env: Mapping[str, str], log: Path, errors: Path) -> Forked:
+    """Run Faust's own command line as `aif` runs ours; what it writes to stderr goes to `errors`."""
+    return _forked("faust", arguments, env, log, errors, None)
+
+
+def _forked(
+    program: str, arguments: Sequence[str], env: Mapping[str, str], log: Path, errors: Path,
+    before: Callable[[], None] | None,
+) -> Forked:  # fmt: skip
+    details = program, list(arguments), dict(env), str(log), str(errors), before
+    process = _CONTEXT.Process(target=_run, args=details, daemon=True)
     process.start()
     return Forked(process)
 
 
-def _run(arguments: list[str], env: dict[str, str], log: str, before: Callable[[], None] | None) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def _run(
+    program: str, arguments: list[str], env: dict[str, str], log: str, errors: str, before: Callable[[], None] | None
+) -> None:
+    for descriptor, path in ((1, log), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
     os.environ.clear()
     os.environ.update(env)
-    sys.argv = ["aif", *arguments]
+    sys.argv = [program, *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if before is not None:
         before()
-    from cli.main import main
+    if program == "faust":
+        from faust.cli.faust import cli
 
-    main(arguments)
+        cli()
+    else:
+        from cli.main import main
+
+        main(arguments)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -15,13 +14,15 @@ import click
 import pytest
 from click.testing import CliRunner
 from fleet import Traffic, WorkerProcess, create_topics, drained, running, source_ends, verified, wait_for
+from forked import Forked
+from forked import aif as forked_aif
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from cli import dead_letters, lag, tables
 from domain.partitioner import partition_of
 from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.errors import BadInput, BadRecord, Unavailable
+from schemas.errors import BadInput, BadRecord
 from schemas.ids import WATERMARK_KEY, entity_id, entity_key, hashed_id
 from schemas.topics import TABLES
 from streams.fold import SourceRecord
@@ -118,18 +119,6 @@ class _Refused(SourceRecord):
     value: bytes | None
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments"),
-    [(dead_letters.command, ["list"]), (dead_letters.command, ["replay", "--yes"]), (lag.command, [])],
-)
-def test_a_broker_that_does_not_answer_is_named_in_time(command: click.Command, arguments: list[str]) -> None:
-    """Without a broker each command ends within 10 s with an error that has the address."""
-    started = time.monotonic()
-    result = CliRunner().invoke(command, [*arguments, "--bootstrap-servers", "127.0.0.1:9"])
-    assert isinstance(result.exception, Unavailable) and "127.0.0.1:9" in str(result.exception)
-    assert time.monotonic() - started < 10
-
-
 def test_tables_that_are_not_there_are_named(tmp_path: Any) -> None:
     """A data folder without tables, and a table that does not exist, are said in one line."""
     for arguments in (["info"], ["get", "users", "1"], ["scan", "items"], ["get", "nothing", "1"]):
@@ -215,15 +204,14 @@ def test_two_replays_at_once_send_each_record_once(deployment: Deployment) -> No
     create_topics(deployment)
     coordinates = write_letters(deployment, 1_200)
     both = [_replay(deployment), _replay(deployment)]
-    assert {each.wait(60) for each in both} <= {0, 1}  # the fenced one ends with an error
+    assert {each.wait(60) for each in both} <= {0, 69}  # the fenced one ends with an error
     assert _replay(deployment).wait(60) == 0
     assert sorted(sent_again(deployment)) == sorted(coordinates)
 
 
-def _replay(deployment: Deployment, *more: str) -> subprocess.Popen[bytes]:
-    code = "from cli.dead_letters import command; command()"
-    arguments = ["replay", "user-events", "--yes", *more, *options(deployment)]
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
+def _replay(deployment: Deployment, *more: str) -> Forked:
+    arguments = ["dead-letters", "replay", "user-events", "--yes", *more, *options(deployment)]
+    return forked_aif(arguments, os.environ, deployment.data_dir / "replay.log")
 
 
 @pytest.mark.broker

@@ -26,8 +26,10 @@ from schemas.records import ACTIONS
 
 def test_the_same_model_is_the_same_bytes(trained: Trained, exported: Exported, tmp_path: Path) -> None:
     """Exporting twice gives equal files and one version; a second export beside the first leaves it alone."""
-    for _ in range(2):
-        again = export(trained.model, exported.manifest.training, tmp_path)
+    shutil.copytree(exported.folder, tmp_path / exported.manifest.version)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / exported.manifest.version).iterdir()}
+    again = export(trained.model, exported.manifest.training, tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in again.folder.iterdir()} == before
     assert again.manifest == exported.manifest
     assert [path.name for path in tmp_path.iterdir()] == [exported.manifest.version]
     for name in (*again.manifest.files, "manifest.json"):

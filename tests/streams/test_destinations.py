@@ -54,8 +54,9 @@ def test_a_topic_that_is_not_as_declared_is_named(
         require_destinations(deployment)
 
 
-def test_a_broker_that_is_away_is_unavailable() -> None:
+def test_a_broker_that_is_away_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No broker is an Unavailable that names the address, not an error of the Kafka library."""
+    monkeypatch.setattr("streams.sources._ANSWER_MS", 300)
     nowhere = replace(Deployment(), bootstrap_servers="127.0.0.1:1")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         require_destinations(nowhere)

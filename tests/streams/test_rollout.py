@@ -141,7 +141,7 @@ def test_nothing_is_handed_on_while_nothing_is_decided() -> None:
 def test_a_model_that_cannot_be_loaded_is_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Whatever fails, updates go on, the build has a problem after a while, and the model is loaded once it can be."""
     monkeypatch.setattr(rollout, "_RETRY_S", 0.005)
-    monkeypatch.setattr(rollout, "_PROBLEM_AFTER_S", 0.03)
+    monkeypatch.setattr(rollout, "_PROBLEM_AFTER_S", 0.2)
 
     async def story(follower: RolloutFollower, log: Log, models: Models, fed: list[Mapping[str, Feed]]) -> None:
         models.failing[NAMES[0]] = error

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from fleet import Traffic, WorkerProcess, create_topics, drained, running, verified
+from forked import aif, faust
 from kafka import KafkaAdminClient
 
 from schemas.codec import codec
@@ -69,8 +70,7 @@ def test_fausts_own_command_line_runs_the_same_worker(deployment: Deployment) ->
         **worker._environment(), "AIF_WORKER_WEB_PORT": str(worker.port), "AIF_WORKER_NAME": "other",
         "AIF_WORKER_SESSION_TIMEOUT_S": "7.5", "AIF_WORKER_INSTANCE_ID": f"{deployment.prefix}pod",
     }  # fmt: skip
-    with worker.log.open("wb") as log:
-        worker._process = subprocess.Popen([*FAUST, "worker", "-l", "warn"], env=environment, stdout=log, stderr=log)
+    worker._process = faust(["-A", "streams.worker", "worker", "-l", "warn"], environment, worker.log, worker.log)
     try:
         drained(deployment, worker)
         verified(deployment)
@@ -94,23 +94,24 @@ def test_fausts_other_commands_take_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "status", "sentence"),
-    [
-        ("AIF_WORKER_WEB_PORT", "http", 2, "AIF_WORKER_WEB_PORT='http' is not int"),
-        ("AIF_PARTITIONS", "0", 2, "AIF_PARTITIONS must be a number of at least 1"),
-        ("AIF_BOOTSTRAP_SERVERS", "127.0.0.1:1", 69, "no broker answers at 127.0.0.1:1"),
-        ("AIF_PREFIX", "nobodys-", 2, "run `aif topics create`"),
-    ],
-)
-def test_errors_on_fausts_command_line_are_one_line(
-    deployment: Deployment, variable: str, value: str, status: int, sentence: str
-) -> None:
+def test_errors_on_fausts_command_line_are_one_line(deployment: Deployment, tmp_path: Path) -> None:
     """A wrong setting, a broker that is away or a missing topic ends Faust's worker with one line and the status."""
-    environment = {**WorkerProcess(deployment)._environment(), variable: value}
-    done = subprocess.run([*FAUST, "worker"], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
-    assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    wrong = {
+        ("AIF_WORKER_WEB_PORT", "http"): (2, "AIF_WORKER_WEB_PORT='http' is not int"),
+        ("AIF_PARTITIONS", "0"): (2, "AIF_PARTITIONS must be a number of at least 1"),
+        ("AIF_BOOTSTRAP_SERVERS", "127.0.0.1:1"): (69, "no broker answers at 127.0.0.1:1"),
+        ("AIF_PREFIX", "nobodys-"): (2, "run `aif topics create`"),
+    }
+    settings = WorkerProcess(deployment)._environment()
+    words, output = ["-A", "streams.worker", "worker"], tmp_path / "output.txt"
+    started = {  # at once: one of them waits for its broker
+        (name, value): faust(words, {**settings, name: value}, output, tmp_path / f"{name}.txt")
+        for name, value in wrong
+    }
+    for (name, value), (status, sentence) in wrong.items():
+        ended, said = started[name, value].wait(60), (tmp_path / f"{name}.txt").read_text()
+        assert ended == status, said
+        assert sentence in said and len(said.strip().splitlines()) == 1
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -170,9 +171,7 @@ def _members(deployment: Deployment) -> Iterator[str]:
 
 
 def _verify_status(deployment: Deployment) -> int:
-    settings = WorkerProcess(deployment)._environment()
-    command = [sys.executable, "-c", "from cli.main import main; main()", "verify"]
-    return subprocess.run(command, env=settings, check=False, capture_output=True).returncode
+    return aif(["verify"], WorkerProcess(deployment)._environment(), deployment.data_dir / "verify.log").wait(60)
 
 
 async def _alter_a_user(deployment: Deployment) -> None:
