@@ -37,9 +37,7 @@ class Column(NamedTuple):
         return [value if there else None for value, there in zip(values, self.present.tolist(), strict=True)]
 
 
-def feature_values(
-    heads: Sequence[UserHead | None], at_ms: _Int, plan: Plan = PLAN
-) -> dict[str, Column]:  # fmt: skip
+def feature_values(heads: Sequence[UserHead | None], at_ms: _Int, plan: Plan = PLAN) -> dict[str, Column]:
     """Every declared feature of each user at its own time ([n] int64 ms), by name.
 
     A user without a row has no value of anything. Raises Corrupt where a row is laid out or declared otherwise.

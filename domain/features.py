@@ -20,7 +20,7 @@ top_categories   the `k` categories of the largest decayed counts             ha
 A window is any multiple of a tile that windows.py keeps, at least five of them and at most that level's length.
 `distinct` is HyperLogLog with 256 registers (standard error 6.5 %, nearly exact below 30), kept as its non-zero
 registers, so that few items cost few bytes. A ranking keeps 16 categories exactly; of users with more the lightest is
-overestimated (user_kernel.py). "None" is no value, which is not zero.
+overestimated (decay_kernel.py). "None" is no value, which is not zero.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 It does what user_state.py says, in the order of the log. A row's fields are copied to small byte arrays, changed there
 in place (tile_kernel.py, decay_kernel.py, sequence_kernel.py), and written behind the rows before it; Python touches a
-row only to look it up and to cut it out. All of it compiles on import, for some seconds in a fresh
-checkout, and is cached beside this file. The bytes are those of schema user_head (user_row.py checks that they are),
-whose longs and bytes Avro encodes as packed.py says.
+row only to look it up and to cut it out. All of it compiles on import, for some seconds in a fresh checkout; the
+machine code is kept (compiled.py). The bytes are those of schema user_head (user_row.py checks that they are), whose
+longs and bytes Avro encodes as packed.py says.
 """
 
 from __future__ import annotations

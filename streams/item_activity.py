@@ -14,7 +14,7 @@ from domain.activity_events import Intake, check_item_activity
 from domain.item_activity import fold
 from schemas.codec import codec
 from schemas.deployment import Deployment
-from schemas.ids import entity_key, source_key
+from schemas.ids import entity_id, entity_key, source_key
 from streams.fold import Piece, RebuildPlace, SourceRecord, TableReader, Writes
 from streams.fresh_items import FreshItems
 from streams.intake import intake
@@ -46,7 +46,7 @@ class ItemActivityFold:
         keys = [entity_key(item) for item in dict.fromkeys(events.item_id.tolist())]
         decode: Any = codec("item_activity_row").decode
         held = zip(keys, tables.get_many("item_activity", keys), strict=True)
-        rows = {int.from_bytes(key, "big", signed=True): decode(value) for key, value in held if value is not None}
+        rows = {entity_id(key): decode(value) for key, value in held if value is not None}
         folded = fold(rows, events, self._deployment.reembed_interval_ms)
         moved = {
             entity_key(item): row["snapshot_ms"]

@@ -4,9 +4,9 @@ Per partition: the tables are read back from their changelogs up to a watermark 
 they reflect; the source log up to there goes through the plain oracle; rows are compared one by one. All tables of a
 lane are compared at the same cut, which exists because a batch is one transaction. Item vectors of every version that
 workers keep rows of are recomputed with its model and the snapshot of activity that each row names, and compared to a
-tolerance of bfloat16 rounding. What the
-user lane sent to item-activity is compared with what it had to accept. Last, the stores on this machine are
-compared with the changelogs. Nothing waits for ever: a system that was stopped or crashed is verified like a live one.
+tolerance of bfloat16 rounding. What the user lane sent to item-activity is compared with what it had to accept. Last,
+the stores on this machine are compared with the changelogs. Nothing waits for ever: a system that was stopped or
+crashed is verified like a live one.
 """
 
 from __future__ import annotations
