@@ -49,6 +49,15 @@ _SCHEMAS = ("item_row", "item_update", "n2o_row", "user_event", "user_head")
     metavar="[WEIGHT]",
     help="Train the full ranker first, and learn its order with this weight; alone: 1",
 )
+@click.option(
+    "--choose-bridges",
+    type=click.FloatRange(0),
+    default=0.0,
+    is_flag=False,
+    flag_value=0.05,
+    metavar="[WEIGHT]",
+    help="Press items to choose among the bridges, with this weight; alone: 0.05 (docs/experiments/bridges.md)",
+)
 @size_option
 @click.option(
     "--calibrate/--no-calibrate", default=True, help="Fold a slope and offset of the held-out tail into the head"
@@ -73,6 +82,7 @@ def command(
     limit: int | None,
     distill: float,
     align: float,
+    choose_bridges: float,
     sizes: tuple[str, ...],
     calibrate: bool,
     state: Path | None,
@@ -119,7 +129,7 @@ def command(
     source.rejects_path = deployment.data_dir / "train" / f"{source.mapping.name}.rejects.jsonl"
     options = TrainingOptions(
         seed=seed, epochs=epochs, max_examples=max_examples, threads=threads, distill=distill, align=align,
-        calibrate=calibrate, device=best_device() if device == "auto" else device,
+        choose_bridges=choose_bridges, calibrate=calibrate, device=best_device() if device == "auto" else device,
     )  # fmt: skip
     with _bars(Console(stderr=True, quiet=as_json and not sys.stderr.isatty())) as bars:
         reading = bars.add_task("reading", total=limit)

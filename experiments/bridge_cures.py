@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.aif import AIF
+from models.bridge_choice import mutual_information
 from models.config import ModelConfig
 
 __all__ = ["Watched", "choice", "overlap"]
@@ -60,10 +61,6 @@ def choice(weight: float) -> Callable[[nn.Module], Tensor]:
 
     def term(model: nn.Module) -> Tensor:
         assert isinstance(model, Watched)
-        return weight * (_entropy(model.weights).mean() - _entropy(model.weights.mean(0)))
+        return -weight * mutual_information(model.weights)
 
     return term
-
-
-def _entropy(weights: Tensor) -> Tensor:
-    return -(weights * torch.log(weights.clamp(min=1e-12))).sum(-1)

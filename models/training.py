@@ -19,6 +19,7 @@ from models.aif import AIF
 from models.alignment import Alignment
 from models.baselines.parts import BaselineConfig
 from models.baselines.ranker import Ranker
+from models.bridge_choice import BridgeChoice, bridge_choice
 from models.calibration import Calibration, calibration_error, fold_calibration, platt
 from models.config import ModelConfig
 from models.device import Device, device_named
@@ -53,6 +54,7 @@ class TrainingOptions:
     threads: int = 1  #: of torch; another number may round differently, and more than idle cores is slower
     distill: float = 0.0  #: share of the full ranker's chances in what is learned; 0 trains no ranker for it
     align: float = 0.0  #: weight of the full ranker's order beside the labels' loss; 0 leaves it out
+    choose_bridges: float = 0.0  #: weight of items' choosing among bridges beside the labels' loss; 0 leaves it out
     calibrate: bool = True  #: fold the held-out tail's slope and offset into the head's last layer
 
     def __post_init__(self) -> None:
@@ -64,8 +66,9 @@ class TrainingOptions:
             raise BadInput(f"held_out must lie between 0 and 1, not {self.held_out}")
         if not 0 <= self.distill <= 1:
             raise BadInput(f"distill must lie between 0 and 1, not {self.distill}")
-        if not self.align >= 0:
-            raise BadInput(f"align must be at least 0, not {self.align}")
+        for name in ("align", "choose_bridges"):
+            if not getattr(self, name) >= 0:
+                raise BadInput(f"{name} must be at least 0, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,12 @@ def train(
 ) -> Trained:
     """Train on all but the newest examples of the log, judge on those.
 
-    Raises BadInput where the log has too few examples, or naming the step at which the loss is not finite.
+    Raises BadInput where the log has too few examples, where there are no bridges to choose among, or naming the step
+    at which the loss is not finite.
     """
     options = options or TrainingOptions()
+    if options.choose_bridges and config.bea == "none":
+        raise BadInput("choose_bridges needs bridges to choose among: leave it out where bea is none")
     examples = examples_of(log)
     if options.max_examples is not None:
         examples = examples.take(slice(max(0, len(examples) - options.max_examples), None))
@@ -104,23 +110,24 @@ def train(
         budget = Budget(options.epochs, options.batch_size, options.learning_rate)
 
         def fitted(
-            name: str, model: nn.Module, distillation: Distillation | None = None, alignment: Alignment | None = None
-        ) -> list[float]:
+            name: str, model: nn.Module, distillation: Distillation | None = None, alignment: Alignment | None = None,
+            choice: BridgeChoice | None = None,
+        ) -> list[float]:  # fmt: skip
             return fit(
                 {name: model}, batches, known, budget, options.seed, lambda at: progress(replace(at, model=name)),
-                distillation, alignment, device=device,
+                distillation, alignment, {name: choice} if choice else None, device,
             )[name]  # fmt: skip
 
         model = AIF(config)  # before a teacher draws from the seed: taught or not, it starts from the same weights
         teacher = Ranker(config, sizes) if taught else None
-        if teacher is None:
-            losses = fitted(_STUDENT, model)
-        else:
+        if teacher is not None:
             fitted(_TEACHER, teacher)
+        with bridge_choice(model.tower, options.choose_bridges) as choice:
             losses = fitted(
                 _STUDENT, model,
-                Distillation(teacher, options.distill) if options.distill else None,
-                Alignment(teacher, options.align) if options.align else None,
+                Distillation(teacher, options.distill) if teacher and options.distill else None,
+                Alignment(teacher, options.align) if teacher and options.align else None,
+                choice if options.choose_bridges else None,
             )  # fmt: skip
         held = judged(log, batches, spread(held_out, options.judged))
         metrics, calibration = _judged(model, held, options.calibrate)

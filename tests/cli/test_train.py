@@ -49,10 +49,12 @@ def test_train_writes_an_artifact_that_inspects_and_checks(mapping: Path, tmp_pa
 
 def test_a_manifest_says_how_the_model_was_made(mapping: Path, tmp_path: Path) -> None:
     """Data window, every option, calibration, teacher, code and schemas are in the manifest of a taught model."""
-    done = _aif("train", "--dataset", mapping, "--epochs", 1, "--distill", "--align", 0.25, "--json", "--out", tmp_path)
+    taught = ("--distill", "--align", 0.25, "--choose-bridges")
+    done = _aif("train", "--dataset", mapping, "--epochs", 1, *taught, "--json", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     shown = json.loads(_aif("artifact", "inspect", json.loads(done.stdout)["folder"], "--json").stdout)["training"]
     assert (shown["distill"], shown["align"], shown["seed"], shown["held_out"]) == (0.5, 0.25, 1, 0.1)
+    assert shown["choose_bridges"] == 0.05
     window = [shown[f"{name}_ms"] for name in ("first_event", "trained_from", "judged_from", "last_event")]
     assert window == sorted(window) and window[0] == 1_700_000_000_000
     assert shown["calibration"] is None or shown["calibration"]["slope"] > 0

@@ -8,7 +8,9 @@ import pytest
 import torch
 from planted import item_update, user_event
 
+from models.bridge_choice import mutual_information
 from models.config import ModelConfig
+from models.examples import Batches, examples_of
 from models.log import Log
 from models.training import Progress, Trained, TrainingOptions, train
 from schemas.errors import BadInput
@@ -64,6 +66,23 @@ def test_a_taught_model_says_who_taught_it(log: Log, config: ModelConfig) -> Non
     assert not any(torch.equal(models[0], each) for each in models[1:])
 
 
+def test_items_choose_among_bridges_where_they_are_pressed_to(log: Log, config: ModelConfig) -> None:
+    """With the term items and bridges share more information than without it, nothing looks at the trained tower any
+    more, and a model without bridges is refused."""
+    short = TrainingOptions(epochs=1, batch_size=64, max_examples=1200, learning_rate=5e-3)
+    newest = examples_of(log).take(slice(-100, None))
+    batch = Batches(log, config, negatives=2).batch(newest, np.random.default_rng(0))
+    shared = []
+    for weight in (0.0, 0.5):
+        tower = train(log, config, dataclasses.replace(short, choose_bridges=weight)).model.tower
+        with torch.no_grad():
+            shared.append(float(mutual_information(tower(*batch.items)[1])))
+        assert not tower._forward_hooks
+    assert shared[1] > 10 * shared[0]
+    with pytest.raises(BadInput, match="choose_bridges"):
+        train(log, dataclasses.replace(config, bea="none"), dataclasses.replace(short, choose_bridges=0.1))
+
+
 def test_chances_are_calibrated_and_nothing_else_changes(log: Log, config: ModelConfig, trained: Trained) -> None:
     """Calibration leaves AUC and GAUC alone and makes held-out chances at least as likely; it can be left out."""
     options = TrainingOptions(epochs=1, batch_size=128, learning_rate=5e-3, held_out=0.3)
@@ -89,7 +108,15 @@ def test_too_short_a_log_is_refused(events: int, config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"max_examples": 1}, {"held_out": 1.0}, {"distill": 1.5}, {"align": -1.0}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"max_examples": 1},
+        {"held_out": 1.0},
+        {"distill": 1.5},
+        {"align": -1.0},
+        {"choose_bridges": -1.0},
+    ],
 )
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
     """Options that cannot be are refused by name."""
