@@ -17,11 +17,9 @@ import numpy.typing as npt
 from bench.machine import Cores, commit, machine
 from domain.artifact import Dimensions
 from domain.n2o import Flag
-from schemas.errors import BadInput
-from serving.kernels import Folded, Head, Kernel, choose, rank
-from serving.kernels.native import VARIANTS, Native
+from serving.kernels import Folded, Head, Kernel, available, rank
 
-__all__ = ["DEFAULT", "kernels", "measure_kernels"]
+__all__ = ["DEFAULT", "measure_kernels"]
 
 #: The default model; what each action's group counts is the caller's.
 DEFAULT: Final = Dimensions(
@@ -44,17 +42,6 @@ class _Case:
     rows: npt.NDArray[np.uint8]
 
 
-def kernels() -> list[Kernel]:
-    """Every kernel that runs here, all variants of C included, fastest first."""
-    found: list[Kernel] = []
-    for variant in VARIANTS:
-        try:
-            found.append(Native(variant.name))
-        except BadInput:
-            continue  # not built, or another processor: what did run stands in the output
-    return [*found, choose("numba"), choose("numpy")]
-
-
 def measure_kernels(
     candidates: Sequence[int], behaviours: Sequence[int], repetitions: int, progress: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -68,7 +55,7 @@ def measure_kernels(
     whole: dict[str, dict[str, dict[str, float]]] = {}
     parts: dict[str, dict[str, float]] = {}
     rates: dict[str, float] = {}
-    for kernel in kernels():
+    for kernel in available():
         progress(kernel.name)
         whole[kernel.name] = {
             f"{count}x{length}": _steps(kernel, made_up(DEFAULT, count, length), repetitions)
@@ -113,8 +100,9 @@ def made_up(sizes: Dimensions, candidates: int, behaviours: int) -> _Case:
         weights(sizes.cross_categories, h1), (signatures(engaged), signatures(behaviours - engaged)),
         signatures(sizes.attended), np.arange(sizes.attended) < attended, np.arange(1, 1 + sizes.cross_categories), 1,
     )  # fmt: skip
+    shares = np.asarray(rng.dirichlet(np.ones(sizes.bridges), candidates), dtype=np.float32)
     records = sizes.layout.empty(candidates)
-    sizes.layout.set_vectors(records, weights(candidates, sizes.vector_dim), weights(candidates, sizes.bridges))
+    sizes.layout.set_vectors(records, weights(candidates, sizes.vector_dim), shares)
     records["signature"] = signatures(candidates)
     records["flags"] = Flag.HAS_SIGNATURE | Flag.HAS_CATEGORY
     records["category_id"] = rng.integers(0, 1000, candidates)

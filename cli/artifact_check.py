@@ -20,13 +20,13 @@ from models.tower import LoadedTower
 from schemas.errors import ArtifactError
 from schemas.records import ACTIONS
 from serving.joining import ItemRows
-from serving.kernels import kernel, prepare, score_rows
+from serving.kernels import ROUNDING, available
 from serving.rollout.versions import load_head
 from serving.user.user_phase import UserPhase
 
 __all__ = ["Target", "targets"]
 
-#: Largest difference relative to the largest value (1 for chances); roundings of float32 are some 1e-6.
+#: Largest difference relative to the largest value; roundings of float32 are some 1e-6. Kernels have their own.
 _TOLERANCE: Final = 1e-4
 _ITEMS: Final = 300
 _CANDIDATES: Final = 24
@@ -40,19 +40,21 @@ class Target(NamedTuple):
     runs_on: str
     compared_with: str
     difference: float
+    allowed: float
 
 
 def targets(folder: Path, manifest: Manifest) -> list[Target]:
     """Run tower, user phase and head of an artifact whose checksums were found right, each in two ways.
 
-    Raises ArtifactError where a part does not run, or where its two ways differ by more than float32 rounds.
+    Raises ArtifactError where a part does not run, or where its two ways differ by more than rounding explains.
     """
     found = [_tower(folder, manifest), *_user_side(folder, manifest)]
     for target in found:
-        if not target.difference <= _TOLERANCE:
+        if not target.difference <= target.allowed:
             raise ArtifactError(
                 f"{target.part} on {target.runs_on} is {target.difference:.2g} away from {target.compared_with} "
-                f"(allowed {_TOLERANCE:g}): do not serve it from this machine; another version of the runtime may help"
+                f"(allowed {target.allowed:g}): do not serve it with that from this machine; another version of the "
+                "runtime may help"
             )
     return found
 
@@ -67,7 +69,7 @@ def _tower(folder: Path, manifest: Manifest) -> Target:
     difference = max(_difference(theirs.numpy(), ours) for theirs, ours in zip(expected, tower(inputs), strict=True))
     return Target(
         ITEM_TOWER, f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})",
-        "the whole program on all rows at once", difference,
+        "the whole program on all rows at once", difference, _TOLERANCE,
     )  # fmt: skip
 
 
@@ -89,17 +91,22 @@ def _user_side(folder: Path, manifest: Manifest) -> list[Target]:
     of_phase = max(_difference(unfused[name], getattr(folded, name)) for name in _OUTPUTS)
 
     candidates = np.ascontiguousarray(records[-_CANDIDATES:])
-    served = score_rows(prepare(head, sizes, folded), ItemRows.checked(tag, candidates))
     with np.load(folder / HEAD, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     of_user = {name: value[0] for name, value in feed.items()}
     expected = formula(sizes, arrays, unfused, of_user, categories[0], candidates)
+    rows = ItemRows.checked(tag, candidates).raw
+    runtime = f"onnxruntime {onnxruntime.__version__} (fp32)"
     return [
-        Target(USER_PHASE, f"onnxruntime {onnxruntime.__version__} (fp32)", "its graph as it is written", of_phase),
-        Target(
-            HEAD, kernel().name, "the formula, one candidate and behaviour at a time", _difference(expected, served)
+        Target(USER_PHASE, runtime, "its graph as it is written", of_phase, _TOLERANCE),
+        *(
+            Target(
+                HEAD, f"{kernel.name}, {kernel.precision}", "the formula, one candidate and behaviour at a time",
+                _difference(expected, kernel.prepare(head, sizes, folded).score(rows)), ROUNDING[kernel.precision],
+            )
+            for kernel in available()
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _user(manifest: Manifest) -> tuple[UserInputs, npt.NDArray[Any]]:

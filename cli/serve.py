@@ -45,8 +45,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--kernel",
     envvar="AIF_KERNEL",
-    metavar="[c|numba|numpy]",
-    help="What computes scores; also AIF_KERNEL  [default: the fastest that runs here]",
+    metavar="[c|c-bfloat16|c-float32|numba|numpy]",
+    help="What computes scores; also AIF_KERNEL. c rounds to int8 where the processor has AVX-512 VNNI, the last three "
+    "compute in float32.  [default: the fastest that runs here]",
 )
 @click.option("--token-file", type=_FILE, help="File with the token that clients must send  [default: AIF_TOKEN]")
 @click.option("--tls-cert", type=_FILE, help="Certificate chain (PEM): serves https.")

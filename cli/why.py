@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-#: Served kernels round what the oracle does not.
-_TOLERANCE = 1e-2
 _MOST_SIMILAR = 5
 #: Terms that text shows; JSON has all.
 _MOST_TERMS = 8
@@ -129,6 +127,8 @@ def _report(
     """What was answered beside what comes out now."""
     import numpy as np
 
+    from serving.kernels import ROUNDING
+
     stored = dict(zip(sample["candidates"], sample["scores"], strict=True))
     if unknown := [each for each in items if each not in stored]:
         raise BadInput(f"item {unknown[0]} was no candidate of this answer")
@@ -151,7 +151,8 @@ def _report(
         "scores": lines,
         "gone": gone,
         "largest_difference": worst,
-        "same": worst <= _TOLERANCE,
+        "allowed": (allowed := max(ROUNDING.values())),  # which kernel of which machine answered is not known
+        "same": worst <= allowed,
         "explained": [_explained(made, item_id) for item_id in (items or ranked[:top]) if item_id not in gone],
     }
 
@@ -191,7 +192,7 @@ def _text(report: dict[str, Any]) -> str:
         f"{each['item_id']:>20}  {each['stored']:9.6f}  {each['recomputed']:9.6f}  {each['difference']:+.1e}"
         for each in report["scores"]
     ]
-    verdict = "the same" if report["same"] else f"NOT the same: more than {_TOLERANCE:g} apart"
+    verdict = "the same" if report["same"] else f"NOT the same: more than {report['allowed']:g} apart"
     compared = f"{len(report['scores'])} of {report['candidates']} candidates"
     if report["gone"]:
         lines.append(f"rows compacted away since, not compared: items {', '.join(map(str, report['gone']))}")

@@ -1,10 +1,11 @@
 """Fewer bits for item rows and the head: what it costs in GAUC, what it saves in bytes, and how fast it is.
 
 The same AIF is trained with full precision, with bf16 rows (as it is served), with int8 rows, and with int8 rows and
-head; what was trained in full precision is also rounded afterwards, in every way. Sizes are of a row's vector and
-bridge weights with their scales, of the whole N2O record, and of the head's two layers. Times are of one thread: making
-float32 of the candidates' rows in numpy, and the two layers by the kernels that torch has for each precision (int8
-quantizes activations as it goes). They compare precisions and are not the served kernel's.
+head; what was trained in full precision is also rounded afterwards, in every way, and scored by every kernel that
+serves on this machine (served_heads.py), from bf16 rows. Sizes are of a row's vector and bridge weights with their
+scales, of the whole N2O record, and of the head's two layers. Times are of one thread: making float32 of the
+candidates' rows in numpy, and the two layers by the kernels that torch has for each precision (int8 quantizes
+activations as it goes). They compare precisions and are not the served kernel's.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from domain.bf16 import to_bf16
 from domain.n2o import N2OLayout
 from experiments.measured import Data, Measured, Report, Settings, Variant, about, interval, measured, on_logs
 from experiments.record import COLOURS, columns, new_figure, span, table
+from experiments.served_heads import with_kernel
 from models.aif import AIF
 from models.config import ModelConfig
 from models.fitting import reproducible
 from models.metrics import group_auc
 from models.quantization import BYTES, Precision, int8_parts, quantize_head, quantize_rows
+from serving.kernels import available
 
 __all__ = ["figure", "run", "tables"]
 
@@ -45,6 +48,7 @@ _ROUNDED: Final[dict[str, tuple[Precision, Precision]]] = {
     "bf16 rows": ("bf16", "fp32"), "int8 rows": ("int8", "fp32"), "bf16 head": ("fp32", "bf16"),
     "int8 head": ("fp32", "int8"), "bf16 rows and head": ("bf16", "bf16"), "int8 rows and head": ("int8", "int8"),
 }  # fmt: skip
+_WHEN: Final = ("in training", "after training", "served by")
 _CANDIDATES: Final = 4096
 _REPEATS: Final = 60
 _SCALE_BYTES: Final = 4
@@ -77,6 +81,11 @@ def _gauc(data: Data, seeds: int, report: Report) -> list[dict[str, Any]]:
         after = f"{each}, after"
         found.user_auc[after] = np.stack([_user_auc(data, model) for model in models])
         rows.append({**_row(found, after, "after training"), "name": each})
+    for kernel in available():
+        served = f"{kernel.name}, {kernel.precision}"
+        models = [with_kernel(model, kernel) for model in found.models[_FULL]]
+        found.user_auc[served] = np.stack([_user_auc(data, model) for model in models])
+        rows.append(_row(found, served, "served by"))
     return rows
 
 
@@ -177,7 +186,7 @@ def figure(found: dict[str, Any]) -> Figure:
     for each, (name, log) in zip(axes, found["logs"].items(), strict=True):
         rows = [row for row in log["rows"] if row["name"] != _FULL]
         values, below, above = columns(rows, "difference")
-        colours = [COLOURS[row["when"] == "after training"] for row in rows]
+        colours = [COLOURS[_WHEN.index(row["when"])] for row in rows]
         for place, colour in enumerate(colours):
             error = [[below[place]], [above[place]]]
             each.errorbar(values[place], place, xerr=error, fmt="o", capsize=3, color=colour)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -33,7 +34,17 @@ from models.tower import SAMPLE_INPUTS, LoadedTower
 from schemas.errors import ArtifactError, BadInput
 from schemas.records import ACTIONS
 
-__all__ = ["OPSET", "USER_INPUTS", "USER_OUTPUTS", "Exported", "checked_users", "export", "run_parts", "tower_example"]
+__all__ = [
+    "OPSET",
+    "USER_INPUTS",
+    "USER_OUTPUTS",
+    "Exported",
+    "checked_users",
+    "export",
+    "head_arrays",
+    "run_parts",
+    "tower_example",
+]
 
 OPSET: Final = 20
 USER_INPUTS: Final = ("windows", "vectors", "signatures", "actions", "ages", "present", "cross")
@@ -147,9 +158,10 @@ def _user_phase_bytes(model: AIF) -> bytes:
     return serialised
 
 
-def _head_bytes(head: Head) -> bytes:
+def head_arrays(head: Head) -> dict[str, npt.NDArray[np.float32]]:
+    """The head as head.npz keeps it."""
     with torch.no_grad():
-        arrays = {
+        return {
             "vector_weight": head.vector_weight.numpy(),  # [d, h1]
             "tier_weight": head.tier_weight.numpy(),  # [G * T, h1]
             "attention_table": head.attention_table().numpy(),  # [m + 1]
@@ -158,8 +170,11 @@ def _head_bytes(head: Head) -> bytes:
             "w3": head.third.weight[0].numpy(),  # [h2]
             "b3": head.third.bias[0].numpy(),  # []
         }
+
+
+def _head_bytes(head: Head) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **head_arrays(head))  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

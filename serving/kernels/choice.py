@@ -6,6 +6,7 @@ All have the interface below, and the same tests: C (built on installation where
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Final, Protocol
@@ -16,14 +17,15 @@ import numpy.typing as npt
 from domain.artifact import Dimensions
 from schemas.errors import BadInput
 from serving.joining import ItemRows, one_version
-from serving.kernels.head import Floats, Folded, Head
-from serving.kernels.native import Native
+from serving.kernels.head import Floats, Folded, Head, Precision
+from serving.kernels.native import VARIANTS, Native
 from serving.kernels.plain import Plain
 
-__all__ = ["KERNELS", "Kernel", "Prepared", "PreparedUser", "choose", "kernel", "prepare", "score_rows"]
+__all__ = ["KERNELS", "Kernel", "Prepared", "PreparedUser", "available", "choose", "kernel", "prepare", "score_rows"]
 
-#: Names that may be asked for, fastest first.
-KERNELS: Final = ("c", "numba", "numpy")
+#: Names that may be asked for: the fastest in C whatever it rounds, C of a precision, and float32 without C.
+KERNELS: Final = ("c", "c-bfloat16", "c-float32", "numba", "numpy")
+_C_OF: Final[dict[str | None, Precision]] = {"c-bfloat16": "bfloat16", "c-float32": "float32"}
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,11 @@ class Kernel(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs, for people: `c (avx512)`, `c (avx2)`, `c (plain)`, `numba` or `numpy`."""
+        """What runs, for people: `c (avx512_int8)`, `c (avx512)`, `c (avx2)`, `c (plain)`, `numba` or `numpy`."""
+
+    @property
+    def precision(self) -> Precision:
+        """What it keeps inputs and weights in."""
 
     def prepare(self, head: Head, sizes: Dimensions, folded: Folded) -> Prepared:
         """Everything that does not depend on candidates, once per user."""
@@ -99,15 +105,26 @@ def score_rows(user: PreparedUser, rows: ItemRows) -> Floats:
     return user.form.score(rows.raw)
 
 
+def available() -> list[Kernel]:
+    """Every kernel that runs here, all variants of C included, fastest first."""
+    found: list[Kernel] = []
+    for variant in VARIANTS:
+        with suppress(BadInput):  # not built, or another processor: who looks sees what is in the list
+            found.append(Native(variant.name))
+    with suppress(BadInput):
+        found.append(_open("numba"))
+    return [*found, Plain()]
+
+
 def _open(name: str | None) -> Kernel:
     if name == "numpy":
         return Plain()
     if name != "numba":
         try:
-            return Native()
+            return Native(precision=_C_OF.get(name))
         except BadInput as missing:
-            if name == "c":
-                raise BadInput(f"kernel c does not run here: {missing}") from missing
+            if name is not None:
+                raise BadInput(f"kernel {name} does not run here: {missing}") from missing
             _log.warning("kernel c does not run here, another one is several times slower: %s", missing)
     try:
         # Loaded only where it is used: numba takes half a second and 60 MB.

@@ -21,7 +21,7 @@ from domain.item_features import category_buckets
 from domain.n2o import Flag
 from domain.tiers import tier_values
 from serving.kernels.bits import edges, group_masks, word_order, words
-from serving.kernels.head import Floats, Folded, Head
+from serving.kernels.head import Floats, Folded, Head, Precision
 
 __all__ = ["Compiled", "CompiledPrepared"]
 
@@ -36,6 +36,7 @@ class Compiled:
     """The kernel in numba. Loads its machine code; where there is none yet, compiling takes some seconds."""
 
     name: Final = "numba"
+    precision: Final[Precision] = "float32"
 
     def __init__(self) -> None:
         _warm()

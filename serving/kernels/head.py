@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,13 @@ import numpy.typing as npt
 from domain.artifact import Dimensions
 from schemas.errors import ArtifactError
 
-__all__ = ["Floats", "Folded", "Head"]
+__all__ = ["ROUNDING", "Floats", "Folded", "Head", "Precision"]
 
 Floats = npt.NDArray[np.float32]
+#: What a kernel keeps inputs, weights and the first hidden layer in; sums and the last layer are always float32.
+Precision = Literal["float32", "bfloat16", "int8"]
+#: By how much a chance may be away from float32's, for nothing but rounding.
+ROUNDING: Final[Mapping[Precision, float]] = {"float32": 1e-4, "bfloat16": 2e-2, "int8": 3e-2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +45,8 @@ class Head:
             if found is None or found.shape != shape or found.dtype != np.float32:
                 what = "nothing" if found is None else f"{found.dtype} {found.shape}"
                 raise ArtifactError(f"head.npz: {name} must be float32 {shape}, found {what}")
-        if not (arrays["attention_table"] >= 0).all():
-            raise ArtifactError("head.npz: attention_table must not be negative")
+        if not ((arrays["attention_table"] >= 0) & np.isfinite(arrays["attention_table"])).all():
+            raise ArtifactError("head.npz: attention_table must be finite and not negative")
         return cls(**{name: np.array(arrays[name], order="C") for name in sizes.head_shapes}, version_tag=version_tag)
 
 

@@ -19,7 +19,7 @@ from domain.artifact import Dimensions
 from domain.item_features import category_buckets
 from domain.n2o import Flag
 from domain.tiers import tier_values
-from serving.kernels.head import Floats, Folded, Head
+from serving.kernels.head import Floats, Folded, Head, Precision
 
 __all__ = [
     "Plain", "PlainPrepared", "assemble", "attention_weights", "category_rows", "first_layer", "input_width", "score",
@@ -34,6 +34,7 @@ class Plain:
     """The kernel in numpy."""
 
     name: Final = "numpy"
+    precision: Final[Precision] = "float32"
 
     def prepare(self, head: Head, sizes: Dimensions, folded: Folded) -> PlainPrepared:
         """The first layer of a user."""

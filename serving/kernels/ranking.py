@@ -23,4 +23,9 @@ def rank(
         # Everything up to the k-th value, ties included: which ties get in is for the item id to say.
         worst = np.partition(order_by, top_k - 1)[top_k - 1]
         chosen = np.flatnonzero(order_by <= worst)
-    return chosen[np.lexsort((ids[chosen], order_by[chosen]))][:top_k]
+    best = order_by[chosen]
+    order = np.argsort(best)
+    ordered = best[order]
+    if (ordered[1:] == ordered[:-1]).any():  # sorting by two keys takes several times as long, so only ties pay for it
+        order = np.lexsort((ids[chosen], best))
+    return chosen[order][:top_k]

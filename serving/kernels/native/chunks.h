@@ -1,9 +1,11 @@
 /* From records to scores, chunk by chunk: tiers counted, signs added up, input rows, layers. The including file defines
  * Input (what an input of the first layer is), and, below its inclusion of this file,
  *
- *   put_halves(to, from, count)              bfloat16 values of a record as inputs
+ *   put_record(r, record, vector, bridges)   both as inputs; what one unit of the vector's is worth
+ *   put_tiers(r, counters, to)               log1p of counts; a count is the difference of two edges' counters
  *   put_attention(r, signature, weights, to) weights of the attended behaviours, of sum 1 or 0
- *   layers(r, records, count, scratch, logits)
+ *   slot_of(r, bucket)                       which of the user's categories a bucket is, or their number
+ *   layers(r, records, count, scratch, signs, logits)
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,49 +20,76 @@ typedef struct {
     Sum *signs;         /* [CHUNK][hidden1] sums of signs times weights */
     Input *inputs;      /* [BLOCK][columns] */
     Input *hidden;      /* [BLOCK][hidden1] */
+    uint8_t *signed_;   /* [BLOCK] 1 where a candidate has a signature */
+    float *units;       /* [BLOCK] what a unit of a candidate's vector is worth */
+    float *values;      /* [BLOCK][hidden1] of the first layer, before they are rounded to inputs of the second */
     float *weights;     /* [attended, padded to 16] of one candidate */
     float *logits;      /* [CHUNK] */
 } Scratch;
 
-INLINE void put_halves(Input *to, const uint8_t *from, int count);
+INLINE float put_record(const Request *r, const uint8_t *record, Input *vector, Input *bridges);
+INLINE void put_tiers(const Request *r, const uint16_t *counters, Input *to);
 INLINE void put_attention(const Request *r, const uint64_t *signature, float *weights, Input *to);
+INLINE int32_t slot_of(const Request *r, int32_t bucket);
 INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const Sum *signs, float *logits);
 
-/* One candidate's input row. Counters become values by table; a gather instruction would take twice as long. */
-INLINE void assemble(const Request *r, const uint8_t *record, const uint64_t *signature, uint16_t *counters,
-                     float *weights, Sum *signs, Input *row) {
-    Input *tiers = row + r->vector_dim, *bridges = row + r->columns_model, *attention = bridges + r->bridges;
-    for (int line = 0; line < r->stride; line += 64) __builtin_prefetch(record + AHEAD * r->stride + line);
-    put_halves(row, record + r->vector_at, r->vector_dim);
-    put_halves(bridges, record + r->bridges_at, r->bridges);
-    if (!(load32(record + r->flags_at) & HAS_SIGNATURE)) {
-        memset(tiers, 0, sizeof(Input) * r->groups * r->tiers);
-        memset(attention, 0, sizeof(Input) * r->attended);
-        memset(signs, 0, sizeof(Sum) * r->hidden1);
-        return;
+/* Input rows of a block. One kind of input after the other: each is a chain of steps that wait for one another, and the
+ * processor overlaps those of several candidates only where a candidate's are few. Without a signature all but vector and
+ * bridges is zeros. */
+INLINE void assemble(const Request *r, const uint8_t *records, int count, const uint64_t *signatures,
+                     const uint16_t *counters, Scratch *s, Sum *signs) {
+    long columns = r->columns_model + r->columns_user;
+    int tiers = r->groups * r->tiers, span = counters_of_group(r);
+    Input *user = s->inputs + r->columns_model, *attention = user + tiers + r->bridges;
+    for (int c = 0; c < count; c++) {
+        const uint8_t *record = records + (long)c * r->stride;
+        for (int line = 0; line < r->stride; line += 64) __builtin_prefetch(record + AHEAD * r->stride + line);
+        s->units[c] = put_record(r, record, s->inputs + c * columns, user + c * columns + tiers);
+        s->signed_[c] = (load32(record + r->flags_at) & HAS_SIGNATURE) != 0;
     }
-    for (int group = 0; group < r->groups && r->tiers; group++, counters += counters_of_group(r)) {
-        counters[0] = (uint16_t)r->totals[group];
-        for (int tier = 0; tier < r->tiers; tier++) /* a tier's count is the difference of two edges' */
-            *tiers++ = ((const Input *)r->tier_values)[(uint16_t)(counters[tier] - counters[tier + 1])];
+    for (int c = 0; c < count && tiers; c++) {
+        Input *to = user + c * columns;
+        if (!s->signed_[c]) memset(to, 0, sizeof(Input) * tiers);
+        if (!s->signed_[c]) continue;
+        const uint16_t *own = counters + (long)c * r->groups * span;
+        put_tiers(r, own, to);
     }
-    if (r->attended) put_attention(r, signature, weights, attention);
+    for (int c = 0; c < count && r->attended; c++) {
+        if (s->signed_[c])
+            put_attention(r, signatures + c * r->words, s->weights, attention + c * columns);
+        else
+            memset(attention + c * columns, 0, sizeof(Input) * r->attended);
+    }
+    for (int c = 0; c < count; c++)
+        if (!s->signed_[c]) memset(signs + c * r->hidden1, 0, sizeof(Sum) * r->hidden1);
+}
+
+/* What category_slot divides by, as a factor: a division takes as long as twenty multiplications. */
+INLINE uint64_t bucket_factor(const Request *r) { return UINT64_MAX / (uint32_t)(r->buckets - 1); }
+
+/* The user's category that a record belongs to, or the number of categories: domain/item_features.category_buckets. */
+INLINE int32_t category_slot(const Request *r, const uint8_t *record, uint64_t factor) {
+    if (!(load32(record + r->flags_at) & HAS_CATEGORY)) return r->categories;
+    uint64_t mixed = load64(record + r->category_at) * 0x9E3779B97F4A7C15u, divisor = (uint32_t)(r->buckets - 1);
+    mixed ^= mixed >> 32;
+    uint64_t rest = mixed - (uint64_t)((unsigned __int128)mixed * factor >> 64) * divisor; /* below 2 * divisor */
+    return slot_of(r, 1 + (int32_t)(rest < divisor ? rest : rest - divisor));
 }
 
 INLINE void score_chunk(const Request *r, const uint8_t *rows, int count, Scratch *s, float *out) {
-    long columns = r->columns_model + r->columns_user, own = r->groups * counters_of_group(r);
+    long own = r->groups * counters_of_group(r);
     for (int c = 0; c < count; c++)
         memcpy(s->words + c * r->words, rows + (long)c * r->stride + r->signature_at, 8 * r->words);
     memset(s->counters, 0, sizeof(uint16_t) * own * count);
+    for (int c = 0; c < count; c++)
+        for (int group = 0; group < r->groups; group++)
+            s->counters[c * own + group * counters_of_group(r)] = (uint16_t)r->totals[group];
     if (r->tiers > 1) count_tiers(r, s->words, count, s->tables, s->counters);
     if (r->signs) add_signs(r, s->words, count, s->sign_table, s->signs);
     for (int first = 0; first < count; first += BLOCK) {
         int size = count - first < BLOCK ? count - first : BLOCK;
         const uint8_t *records = rows + (long)first * r->stride;
-        for (int c = 0; c < size; c++)
-            assemble(r, records + (long)c * r->stride, s->words + (first + c) * r->words,
-                     s->counters + (first + c) * own, s->weights, s->signs + (first + c) * r->hidden1,
-                     s->inputs + c * columns);
+        assemble(r, records, size, s->words + first * r->words, s->counters + first * own, s, s->signs + first * r->hidden1);
         layers(r, records, size, s, s->signs + first * r->hidden1, s->logits + first);
     }
     for (int c = 0; c < count; c++) out[c] = logistic(s->logits[c]);
@@ -83,6 +112,9 @@ INLINE long lay_out(const Request *r, uint8_t *memory, Scratch *s) {
     s->signs = part(&next, (long)sizeof(Sum) * CHUNK * r->hidden1);
     s->inputs = part(&next, (long)sizeof(Input) * BLOCK * (r->columns_model + r->columns_user));
     s->hidden = part(&next, (long)sizeof(Input) * BLOCK * r->hidden1);
+    s->signed_ = part(&next, BLOCK);
+    s->units = part(&next, 4L * BLOCK);
+    s->values = part(&next, sizeof(Input) == 1 ? 4L * BLOCK * r->hidden1 : 0);
     s->weights = part(&next, 4L * r->attended + 64);
     s->logits = part(&next, 4L * CHUNK);
     return next - memory;

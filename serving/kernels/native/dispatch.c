@@ -5,7 +5,8 @@ int32_t aif_abi(void) { return AIF_ABI; }
 
 int64_t aif_request_bytes(void) { return sizeof(Request); }
 
-/* 1 where the processor has what a variant needs: 0 plain, 1 AVX2, 2 AVX-512. */
+/* 1 where the processor has what a variant needs: 0 plain, 1 AVX2, 2 AVX-512 with
+ * bfloat16, 3 AVX-512 with int8. */
 int32_t aif_runs(int32_t variant) {
 #ifdef AIF_X86
     __builtin_cpu_init();
@@ -17,6 +18,11 @@ int32_t aif_runs(int32_t variant) {
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq") &&
                __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("bmi2");
+    if (variant == 3)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq") &&
+               __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2");
 #endif
     return variant == 0;
 }

@@ -34,6 +34,18 @@ INLINE void put_halves(float *to, const uint8_t *from, int count) {
     }
 }
 
+INLINE float put_record(const Request *r, const uint8_t *record, float *vector, float *bridges) {
+    put_halves(vector, record + r->vector_at, r->vector_dim);
+    put_halves(bridges, record + r->bridges_at, r->bridges);
+    return 1;
+}
+
+INLINE void put_tiers(const Request *r, const uint16_t *counters, float *to) {
+    for (int group = 0; group < r->groups; group++, counters += counters_of_group(r), to += r->tiers)
+        for (int tier = 0; tier < r->tiers; tier++)
+            to[tier] = r->tier_values[(uint16_t)(counters[tier] - (tier + 1 < r->tiers ? counters[tier + 1] : 0))];
+}
+
 INLINE void put_attention(const Request *r, const uint64_t *signature, float *weights, float *to) {
     int padded = (r->attended + 15) / 16 * 16;
     float sum = 0;
@@ -46,6 +58,13 @@ INLINE void put_attention(const Request *r, const uint64_t *signature, float *we
     }
     float scale = sum > 0 ? 1.0f / sum : 0.0f;
     for (int place = 0; place < r->attended; place++) to[place] *= scale;
+}
+
+INLINE int32_t slot_of(const Request *r, int32_t bucket) {
+    int32_t found = r->categories;
+    /* To the end even where it is found: a loop that may leave is not made of vectors, and where it does is guessed. */
+    for (int32_t slot = 0; slot < r->categories; slot++) found = r->category_buckets[slot] == bucket ? slot : found;
+    return found;
 }
 
 /* Products of CANDIDATES rows with one tile of weights, added to the sums. */
@@ -66,8 +85,9 @@ INLINE F relu(F values) { return (F)((M)values & ~(M)(values < 0)); } /* NaN sta
 INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const float *signs, float *logits) {
     long columns = r->columns_model + r->columns_user, hidden1 = r->hidden1;
     const float *starts[BLOCK];
+    uint64_t factor = bucket_factor(r);
     for (int c = 0; c < BLOCK; c++)
-        starts[c] = r->start + hidden1 * (c < count ? category_slot(r, records + (long)c * r->stride) : r->categories);
+        starts[c] = r->start + hidden1 * (c < count ? category_slot(r, records + (long)c * r->stride, factor) : r->categories);
     for (int tile = 0; tile < hidden1; tile += TILE) {
         const float *of_model = (const float *)r->model_weight + (long)tile * r->columns_model;
         const float *of_user = (const float *)r->user_weight + (long)tile * r->columns_user;

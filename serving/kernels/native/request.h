@@ -1,9 +1,9 @@
 /* What the three variants share: the arguments of a call, sizes of blocks, and the logistic function.
  *
  * A `Request` is everything of one user and model in the form that one variant wants; serving/kernels/native.py builds
- * it and keeps its arrays alive. Columns of the first layer stand in two parts, each padded with zeros to an even number:
- * [vector | tiers by group] with weights of the model, [bridges | attention] with weights of the user. Signs of bits have
- * weights apart (signs.h), in the order of a little-endian word's bits.
+ * it and keeps its arrays alive. Columns of the first layer stand in two parts, each padded with zeros to as many as one
+ * multiplication takes: [vector] with weights of the model, and [tiers by group | bridges | attention] with weights that
+ * are packed for the user. Signs of bits have weights apart (signs.h), in the order of a little-endian word's bits.
  */
 #ifndef AIF_REQUEST_H
 #define AIF_REQUEST_H
@@ -11,10 +11,10 @@
 #include <stdint.h>
 
 /* Changes with the meaning of anything here; native.py refuses a library of another number. */
-#define AIF_ABI 2
+#define AIF_ABI 3
 
 enum {
-    CHUNK = 240,    /* candidates whose tiers and signs are added up together: their sums and one table stay in L1 or L2 */
+    CHUNK = 960,    /* candidates whose tiers and signs are added up together: their sums and one table stay in L1 or L2 */
     BLOCK = 48,     /* candidates in the layers at a time: their input rows and one tile of weights stay in L1 */
     CANDIDATES = 6, /* candidates of one register tile; divides BLOCK */
     EDGES = 8,      /* edges between tiers counted in one pass */
@@ -31,7 +31,7 @@ typedef struct {
     int32_t vector_dim, bridges, words, tiers, groups, hidden1, hidden2, buckets;
     /* Sizes of the user. `blocks`: of behaviours' bit planes; `attended`: behaviours with a signature. */
     int32_t blocks, attended, categories, columns_model, columns_user, signs; /* `signs`: 1 with linear DIN */
-    float b3;
+    float b3, tier_scale; /* of a tier's log1p as an input */
     /* Of the model. */
     const void *model_weight;          /* [tile][columns_model][columns of a tile], see pack in native.py */
     const void *weight2;               /* [tile][hidden1][columns of a tile] */
@@ -39,8 +39,12 @@ typedef struct {
     const float *weight3;              /* [hidden2] */
     const float *attention;            /* [64 words + 1] weight by *differing* bits */
     const uint16_t *edges;             /* [tiers - 1] equal bits from which tiers 1, 2, ... begin */
+    const float *model_scale;          /* int8: [hidden1] what a one of the sums over the vector is worth */
+    const int32_t *model_start;        /* int8: [hidden1] where those sums start, see avx512_int8.c */
+    const float *scale2;               /* int8: [hidden2] what a one of the second layer's sums is worth */
     /* Of the user. */
     const void *user_weight;           /* [tile][columns_user][columns of a tile] */
+    const float *user_scale;           /* int8: [hidden1] what a one of the sums over the user's columns is worth */
     const void *sign_weight;           /* [tile][words * 64][columns of a tile] int16 or float, see signs.h */
     const float *sign_scale;           /* [hidden1] what a one of the sums of signs is worth */
     const float *start;                /* [categories + 1][hidden1] bias plus each category's row, the last one bias alone */
@@ -48,7 +52,7 @@ typedef struct {
     const uint64_t *planes;            /* [blocks][words][64][lanes] */
     const uint64_t *masks;             /* [blocks][groups][lanes]: which behaviours a group counts */
     const int32_t *totals;             /* [groups] */
-    const void *tier_values;           /* [largest of totals + 1] in the form of the variant's inputs */
+    const float *tier_values;          /* [largest of totals + 1] log1p of a count */
     const uint64_t *attended_words;    /* [words][attended, padded to 16] */
 } Request;
 
@@ -58,6 +62,7 @@ typedef int Score(const Request *request, const uint8_t *rows, int64_t count, fl
 int aif_score_plain(const Request *request, const uint8_t *rows, int64_t count, float *out);
 int aif_score_avx2(const Request *request, const uint8_t *rows, int64_t count, float *out);
 int aif_score_avx512(const Request *request, const uint8_t *rows, int64_t count, float *out);
+int aif_score_avx512_int8(const Request *request, const uint8_t *rows, int64_t count, float *out);
 
 /* Code for x86 needs GCC's way of choosing instructions per file and function. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -76,18 +81,6 @@ INLINE uint32_t load32(const uint8_t *at) {
     uint32_t value;
     __builtin_memcpy(&value, at, 4);
     return value;
-}
-
-/* The user's category that a record belongs to, or the number of categories: domain/item_features.category_buckets. */
-INLINE int32_t category_slot(const Request *r, const uint8_t *record) {
-    if (!(load32(record + r->flags_at) & HAS_CATEGORY)) return r->categories;
-    uint64_t mixed = load64(record + r->category_at) * 0x9E3779B97F4A7C15u;
-    mixed ^= mixed >> 32;
-    int32_t bucket = 1 + (int32_t)(mixed % (uint32_t)(r->buckets - 1)), found = r->categories;
-    /* To the end even where it is found: a loop that may leave is not made of vectors, and where it does is guessed. */
-    for (int32_t slot = 0; slot < r->categories; slot++)
-        found = r->category_buckets[slot] == bucket ? slot : found;
-    return found;
 }
 
 /* exp of -87..0 to 2 units in the last place; NaN stays NaN. */

@@ -11,11 +11,8 @@ import numpy.typing as npt
 
 from domain.artifact import Dimensions
 from domain.n2o import Flag
-from schemas.errors import BadInput
 from schemas.records import ACTIONS
-from serving.kernels import Folded, Head, Kernel, choice
-from serving.kernels.compiled import Compiled
-from serving.kernels.native import VARIANTS, Native
+from serving.kernels import Folded, Head, Kernel, available, choice
 
 
 @dataclass(frozen=True)
@@ -29,14 +26,8 @@ class Case:
 
 
 def fast_kernels() -> list[Kernel]:
-    """All kernels but the oracle: numba, and each variant of C that is built and runs here."""
-    found: list[Kernel] = [Compiled()]
-    for variant in VARIANTS:
-        try:
-            found.append(Native(variant.name))
-        except BadInput:
-            continue  # another processor, or a checkout without compiler: numba is there, and has the same tests
-    return found
+    """All kernels but the oracle: each variant of C that is built and runs here, and numba."""
+    return available()[:-1]
 
 
 @contextmanager

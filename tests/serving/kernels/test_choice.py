@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from cli.serve import command as serve
 from schemas.errors import BadInput
-from serving.kernels import choice, choose, kernel
+from serving.kernels import available, choice, choose, kernel
 from serving.kernels.native import Native
 from tests.serving.kernels.conftest import chosen
 
@@ -32,6 +32,19 @@ def test_a_kernel_is_chosen_by_name(name, caplog) -> None:
     assert name in caplog.text
 
 
+def test_c_is_chosen_by_precision_too() -> None:
+    """A name with a precision is the fastest variant of it; without one, of any; the list has them in that order."""
+    names = [each.name for each in available()]
+    assert names[0] == choose("c").name == choose().name and names[-2:] == ["numba", "numpy"]
+    for name in ("bfloat16", "float32"):
+        running = [each for each in available() if each.precision == name and each.name.startswith("c ")]
+        if running:
+            assert choose(f"c-{name}").name == running[0].name
+        else:
+            with pytest.raises(BadInput, match=f"kernel c-{name} does not run here"):
+                choose(f"c-{name}")
+
+
 def test_the_metrics_name_the_kernel(world) -> None:
     """A scrape says what computes scores."""
     assert b'aif_kernel_info{kernel="numpy"} 1.0' in world.metrics.text()
@@ -46,14 +59,14 @@ def test_the_server_is_told_which_by_option_or_environment(options, env) -> None
 
 def test_an_unknown_kernel_is_refused_with_the_choice() -> None:
     """A misspelt name is an error that lists the names."""
-    with pytest.raises(BadInput, match="c, numba, numpy"):
+    with pytest.raises(BadInput, match="c, c-bfloat16, c-float32, numba, numpy"):
         choose("fortran")
 
 
 def test_without_the_library_numba_scores_and_asking_for_c_is_an_error(monkeypatch, caplog) -> None:
     """No compiler is no obstacle, but a server that was told to use C does not quietly use something else."""
 
-    def missing(self, variant=None) -> None:
+    def missing(self, variant=None, precision=None) -> None:
         raise BadInput("it is not built")
 
     monkeypatch.setattr(Native, "__init__", missing)
