@@ -25,7 +25,9 @@ from schemas.errors import BadInput
 __all__ = ["KEYS", "measure_serving"]
 
 #: Key of the output -> kernel that scores in the process that measures it.
-_KERNELS: Final = {"inprocess_ms": "numba", "inprocess_c_ms": "c", "numpy_ms": "numpy"}
+_KERNELS: Final = {
+    "inprocess_ms": "numba", "inprocess_c_ms": "c", "inprocess_c_bfloat16_ms": "c-bfloat16", "numpy_ms": "numpy"
+}  # fmt: skip
 _TORCH: Final = "torch_sequential_ms"
 _ROCKSDB: Final = "rocksdb_multi_get_ms"
 _USER_PHASE: Final = "user_phase_ms"

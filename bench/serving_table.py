@@ -8,7 +8,10 @@ from typing import Any, Final
 __all__ = ["serving_table"]
 
 #: Shown in one table, a row for each shape, a column for each key.
-_BY_SHAPE: Final = ("inprocess_c_ms", "inprocess_ms", "numpy_ms", "torch_sequential_ms", "rocksdb_multi_get_ms")
+_BY_SHAPE: Final = (
+    "inprocess_c_ms", "inprocess_c_bfloat16_ms", "inprocess_ms", "numpy_ms", "torch_sequential_ms",
+    "rocksdb_multi_get_ms",
+)  # fmt: skip
 _APART: Final = ("machine", "versions", "commit", "cpu_features")
 
 
@@ -22,10 +25,10 @@ def _shapes(found: Mapping[str, Any]) -> Iterator[str]:
     shapes = list(dict.fromkeys(shape for figures in columns.values() for shape in figures))
     if not shapes:
         return
-    yield f"{'candidates x behaviours':24}" + "".join(f"{key:>22}" for key in columns)
+    yield f"{'candidates x behaviours':24}" + "".join(f"{key:>25}" for key in columns)
     for shape in sorted(shapes, key=lambda shape: [int(part) for part in shape.split("x")][::-1]):
         yield f"{shape:24}" + "".join(
-            f"{figures[shape]:>22,.3f}" if shape in figures else f"{'':22}" for figures in columns.values()
+            f"{figures[shape]:>25,.3f}" if shape in figures else f"{'':25}" for figures in columns.values()
         )
     yield ""
 
