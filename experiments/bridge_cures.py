@@ -6,7 +6,8 @@ weights of items over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -34,7 +35,17 @@ class Watched(AIF):
         with torch.no_grad():
             self.tower.bridges.mul_(length)
         self.dropped = dropped
+        self._alike: Tensor | None = None  # [n], of every item while it is set
         self.tower.register_forward_hook(self._seen)
+
+    @contextmanager
+    def all_items_alike(self, weights: Tensor) -> Iterator[None]:
+        """Every item has these weights ([n]), so that bridges say nothing of the single item."""
+        self._alike = weights
+        try:
+            yield
+        finally:
+            self._alike = None
 
     def _seen(self, _: nn.Module, __: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         vector, weights = output
@@ -43,6 +54,8 @@ class Watched(AIF):
             kept = (torch.rand(weights.shape[-1]) >= self.dropped).to(weights.dtype)
             weights = weights * kept
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        if self._alike is not None:
+            weights = self._alike.expand_as(weights)
         self.weights = weights
         return vector, weights
 

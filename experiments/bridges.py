@@ -1,37 +1,32 @@
 """The number of bridges: quality and cost, what happens where quality stops rising, and what helps there.
 
-Measured on AIF without its other views of behaviours (attention, linear DIN, tiers, hard search), which see the same
-and would hide what bridges do; `aif experiment parts` says what bridges add beside them.
-
-Three causes are told apart. *Redundant*: bridges point the same way (mean absolute cosine; effective rank, the
-exponential of the entropy of the singular values' shares). *Idle*: items do not use them (the exponential of the mean
-weights' entropy), or every item uses all alike, so that a_i says nothing of the item (the exponential of the items'
-mean entropy, and the effective rank of the items' weights around their mean). *Over-fitted*: GAUC of trained examples
-runs away from GAUC of judged ones.
+Measured on the whole AIF, and on AIF without its other views of behaviours (attention, linear DIN, tiers, hard search),
+which may see the same and would hide what bridges do. Beside one half of those views at a time it shows which of them
+sees what bridges see. Causes are told apart by what trained bridges look like inside (bridge_diagnosis.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
-import numpy as np
-import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
 
 from experiments.bridge_cures import Watched, choice, overlap
+from experiments.bridge_diagnosis import COLUMNS, diagnosed
 from experiments.measured import Data, Report, Settings, Variant, about, against, measured, on_logs
 from experiments.record import COLOURS, band, legend, new_figure, section, span, table
 from models.config import ModelConfig
-from models.evaluation.judged import Judged, judged, spread
-from models.metrics import gauc
+from models.evaluation.judged import judged, spread
 
-__all__ = ["diagnosis", "effective_rank", "figure", "run", "tables", "variants"]
+__all__ = ["CURVES", "figure", "run", "tables", "variants"]
 
 COUNTS: Final = (1, 2, 4, 8, 16, 24, 32, 50)
-#: Where cures are tried: the most bridges of all, and one of them at the model's own number too.
+#: Enough of a curve where a training takes longer.
+_FEWER_COUNTS: Final = (1, 4, 16, 32, 50)
+#: Where cures are tried: the most bridges of all, and the model's own number too.
 _CURED: Final = COUNTS[-1]
 _OWN: Final = ModelConfig.bridges
 _CHOICE: Final = 0.2
@@ -40,147 +35,153 @@ _DROPPED: Final = 0.25
 _LENGTH: Final = 4.0
 _NONE: Final = "none"
 _LOGS: Final = ("planted", "online-retail-2")
-_CONFIG: Final = ModelConfig(long_behaviours=64, attention=False, din="none", tiers=0, cross_categories=0)
+_CONFIG: Final = ModelConfig(long_behaviours=64)
 #: Bridges begin to tell items apart late in a training: with the plan's planted examples some do not at all.
 _MORE: Final = 2
-#: Batches of judged examples whose items the weights are looked at for.
-_LOOKED_AT: Final = 8
 
-
-def variants(config: ModelConfig) -> dict[str, Variant]:
-    """No bridges, every number of them, and the cures at the largest."""
-
-    def of(count: int, dropped: float = 0.0, length: float = 1.0) -> Callable[[], nn.Module]:
-        return lambda: Watched(replace(config, bridges=count), dropped, length)
-
-    return {
-        _NONE: Variant(lambda: Watched(replace(config, bea="none"))),
-        **{str(count): Variant(of(count)) for count in COUNTS},
-        f"{_CURED}, orthogonal": Variant(of(_CURED), overlap),
-        f"{_CURED}, choosing": Variant(of(_CURED), choice(_CHOICE)),
-        f"{_CURED}, choosing a little": Variant(of(_CURED), choice(_LITTLE_CHOICE)),
-        f"{_CURED}, dropout": Variant(of(_CURED, dropped=_DROPPED)),
-        f"{_CURED}, long": Variant(of(_CURED, length=_LENGTH)),
-        f"{_OWN}, choosing": Variant(of(_OWN), choice(_CHOICE)),
-    }
-
-
-def run(settings: Settings, report: Report) -> dict[str, Any]:
-    """Every number and cure on every log, with what their trained models look like inside."""
-    logs = {}
-    for name, data, of_log in on_logs(_LOGS, _CONFIG, settings, report, more=_MORE):
-        found = measured(data, variants(_CONFIG), settings.seeds, of_log)
-        trained_on = judged(data.log, data.batches, spread(data.known, len(data.tail) // 2))
-        rows = against(found, _NONE)
-        for row in rows:
-            models = found.models[row["name"]]
-            each = [diagnosis(model, data, trained_on) for model in models]
-            row["seen_minus_judged"] = round(
-                float(np.mean([one.pop("seen") for one in each])) - row["gauc"]["value"], 6
-            )
-            if row["name"] != _NONE:
-                row |= {key: round(float(np.mean([one[key] for one in each])), 4) for key in each[0]}
-        logs[name] = {**about(data, settings.seeds), "rows": rows}
-    return {"logs": logs}
-
-
-def diagnosis(model: nn.Module, data: Data, trained_on: Judged) -> dict[str, float]:
-    """What a trained model's bridges look like, and its GAUC of trained examples (`seen`)."""
-    assert isinstance(model, Watched)
-    scores = trained_on.scores(model)
-    with torch.inference_mode():
-        bridges = torch.nn.functional.normalize(model.tower.bridges, dim=-1)
-        batches = data.held.batches[:_LOOKED_AT]
-        weights = torch.cat([model.tower(*each.items)[1] for each in batches])  # [U, n]
-        categories = torch.cat([each.category for each in batches])  # [U]
-        count = len(bridges)
-        apart = ~torch.eye(count, dtype=torch.bool)
-        return {
-            "seen": gauc(trained_on.users, trained_on.labels, scores),
-            "cosine": float((bridges @ bridges.T)[apart].abs().mean()) if count > 1 else 1.0,
-            "rank": effective_rank(bridges),
-            "used": _spread(weights.mean(0, keepdim=True)),
-            "used_by_an_item": _spread(weights),
-            "weights_rank": effective_rank(weights - weights.mean(0)) if count > 1 else 0.0,
-            "of_category": _between(weights, categories),
-        }
-
-
-def effective_rank(rows: Tensor) -> float:
-    """exp of the entropy of the singular values' shares: n where all are equal, 1 where one is all."""
-    values = torch.linalg.svdvals(rows.double())
-    return _spread((values / values.sum().clamp(min=1e-30)).unsqueeze(0))
-
-
-def _spread(shares: Tensor) -> float:
-    """exp of the mean entropy of rows of shares: how many parts they are spread over."""
-    return float(torch.exp(-(shares * torch.log(shares.clamp(min=1e-30))).sum(-1).mean()))
-
-
-def _between(rows: Tensor, groups: Tensor) -> float:
-    """Share of the rows' variance that lies between groups: 1 where rows of a group are equal; 0 where all rows are."""
-    _, group = torch.unique(groups, return_inverse=True)
-    sums = torch.zeros(int(group.max()) + 1, rows.shape[1]).index_add_(0, group, rows)
-    means = sums / torch.bincount(group).unsqueeze(-1)
-    total = (rows - rows.mean(0)).square().sum()
-    return float((means[group] - rows.mean(0)).square().sum() / total.clamp(min=1e-30))
-
-
-_COLUMNS: Final = {
-    "cosine": "mean abs. cosine", "rank": "effective rank", "used": "bridges in use", "used_by_an_item": "by one item",
-    "weights_rank": "rank of weights", "of_category": "by category",
+_ALONE: Final = "alone"
+_WHOLE: Final = "beside all other parts"
+_NO_SIMILARITY: Final[dict[str, Any]] = {"attention": False, "din": "none", "tiers": 0}
+_NO_HARD_SEARCH: Final[dict[str, Any]] = {"cross_categories": 0}
+#: What bridges stand beside, and what is left out of AIF for it.
+CURVES: Final = {
+    _WHOLE: {},
+    _ALONE: _NO_SIMILARITY | _NO_HARD_SEARCH,
+    "beside hard search": _NO_SIMILARITY,
+    "beside attention, linear DIN and tiers": _NO_HARD_SEARCH,
+}
+#: How far beside its number of bridges a cure is drawn, and as what.
+_MARKERS: Final = {
+    "choosing a little": (1.12, "*"), "choosing": (1.19, "s"), "orthogonal": (1.26, "P"), "dropout": (1.34, "D"),
+    "long": (1.42, "v"),
 }  # fmt: skip
 
 
+def variants(curve: str, config: ModelConfig) -> dict[str, Variant]:
+    """What a curve compares: no bridges, numbers of them, and cures; all of both where bridges are alone."""
+    config = replace(config, **CURVES[curve])
+
+    def of(count: int, dropped: float = 0.0, length: float = 1.0) -> Callable[[], Watched]:
+        return lambda: Watched(replace(config, bridges=count), dropped, length)
+
+    def counted(counts: Sequence[int]) -> dict[str, Variant]:
+        return {_NONE: none, **{str(count): Variant(of(count)) for count in counts}}
+
+    none = Variant(lambda: Watched(replace(config, bea="none")))
+    cured = {
+        **{f"{count}, choosing a little": Variant(of(count), choice(_LITTLE_CHOICE)) for count in (_OWN, _CURED)},
+        f"{_CURED}, choosing": Variant(of(_CURED), choice(_CHOICE)),
+    }
+    if curve == _WHOLE:
+        return counted(_FEWER_COUNTS) | cured
+    if curve != _ALONE:
+        return counted((_OWN, _CURED)) | cured
+    return counted(COUNTS) | cured | {
+        f"{_OWN}, choosing": Variant(of(_OWN), choice(_CHOICE)),
+        f"{_CURED}, orthogonal": Variant(of(_CURED), overlap),
+        f"{_CURED}, dropout": Variant(of(_CURED, dropped=_DROPPED)),
+        f"{_CURED}, long": Variant(of(_CURED, length=_LENGTH)),
+    }  # fmt: skip
+
+
+def run(settings: Settings, report: Report) -> dict[str, Any]:
+    """Every curve on every log, with what its trained models look like inside."""
+    logs = {}
+    for name, data, of_log in on_logs(_LOGS, _CONFIG, settings, report, more=_MORE):
+        curves = {curve: _rows(curve, data, settings, of_log) for curve in CURVES}
+        logs[name] = {**about(data, settings.seeds), "curves": curves}
+    return {"logs": logs}
+
+
+def _rows(curve: str, data: Data, settings: Settings, report: Report) -> list[dict[str, Any]]:
+    def of_curve(what: str, done: int, of: int) -> None:
+        report(f"{curve}, {what}", done, of)
+
+    found = measured(data, variants(curve, _CONFIG), settings.seeds, of_curve)
+    trained_on = judged(data.log, data.batches, spread(data.known, len(data.tail) // 2))
+    rows = against(found, _NONE)
+    for row in rows:
+        models = cast(list[Watched], found.models[row["name"]])
+        row |= diagnosed(models, data, trained_on, row["gauc"]["value"])
+    return rows
+
+
 def tables(found: dict[str, Any]) -> str:
-    """A table a log."""
+    """A table of every curve, log by log."""
     parts = [
-        "*Bridges in use* and *by one item*: over how many bridges the items' mean weights, and an item's own, are "
-        "spread (exp of the entropy). *Rank of weights*: effective rank of the items' weights around their mean. "
-        "*By category*: share of the weights' variance that lies between categories (the planted log's topics; the "
-        "shop has none). *Choosing*: a term of the loss for mutual information of items and bridges, weighed "
-        f"{_CHOICE:g} (a little: {_LITTLE_CHOICE:g}). *Long*: bridges start {_LENGTH:g} times as long. *Dropout*: "
-        f"{100 * _DROPPED:.0f} % of the bridges left out in each step. The weights were chosen on seed 1.\n\n"
+        "*Relied on*: GAUC that a trained model loses where every item gets the items' mean weights. *Bridges in use* "
+        "and *by one item*: over how many bridges the items' mean weights, and an item's own, are spread (exp of the "
+        "entropy). *Rank of weights*: effective rank of the items' weights around their mean. *By category*: share of "
+        "the weights' variance that lies between categories (the planted log's topics; the shop has none). *Choosing*: "
+        f"a term of the loss for mutual information of items and bridges, weighed {_CHOICE:g} (a little: "
+        f"{_LITTLE_CHOICE:g}). *Long*: bridges start {_LENGTH:g} times as long. *Dropout*: {100 * _DROPPED:.0f} % of "
+        "the bridges left out in each step. The weights were chosen on seed 1, alone.\n\n"
         "*Seen - judged*: GAUC of trained examples minus GAUC of judged ones, which differ in kind as well, so that "
         "only its change down the table says anything.\n"
     ]
-    head = ["bridges", "GAUC (95 %)", "minus no bridges (95 %)", "online MACs", "seen - judged", *_COLUMNS.values()]
     for name, log in found["logs"].items():
-        lines = [
-            [
-                row["name"], span(row["gauc"]), "" if row["name"] == _NONE else span(row["difference"], "+.4f"),
-                f"{row['online_multiply_adds']:,}", f"{row['seen_minus_judged']:+.4f}",
-                *(f"{row[key]:.2f}" if key in row else "" for key in _COLUMNS),
-            ]
-            for row in log["rows"]
-        ]  # fmt: skip
-        parts.append(section(name, log, table(head, lines)))
+        body = "\n".join(f"Bridges {curve}:\n\n{_table(rows)}" for curve, rows in log["curves"].items())
+        parts.append(section(name, log, body))
     return "\n".join(parts)
 
 
+def _table(rows: list[dict[str, Any]]) -> str:
+    head = ["bridges", "GAUC (95 %)", "minus no bridges (95 %)", "online MACs", "seen - judged", *COLUMNS.values()]
+    lines = [
+        [
+            row["name"], span(row["gauc"]), "" if row["name"] == _NONE else span(row["difference"], "+.4f"),
+            f"{row['online_multiply_adds']:,}", f"{row['seen_minus_judged']:+.4f}",
+            *(_number(key, row) for key in COLUMNS),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return table(head, lines)
+
+
+def _number(key: str, row: dict[str, Any]) -> str:
+    return "" if key not in row else f"{row[key]:+.4f}" if key == "relied_on" else f"{row[key]:.2f}"
+
+
 def figure(found: dict[str, Any]) -> Figure:
-    """Quality, redundancy and use, and over-fitting, by the number of bridges; cures beside the largest."""
-    drawn, panels = new_figure(3)
-    quality, inside, fit = panels
+    """What bridges add, alone and beside all other parts, with cures; what they look like inside; over-fitting."""
+    drawn, panels = new_figure(4, width=5.4)
+    alone, whole, inside, fit = panels
     for place, (name, log) in enumerate(found["logs"].items()):
-        plain = [row for row in log["rows"] if row["name"].isdigit()]
-        cured = [row for row in log["rows"] if "," in row["name"]]
-        counts = [int(row["name"]) for row in plain]
-        band(quality, counts, plain, "difference", name, place)
-        for offset, row in enumerate(cured):
-            at = _CURED * 1.15 * 1.12**offset if row["name"].startswith(str(_CURED)) else _OWN
-            label = row["name"] if not place else None
-            quality.plot([at], [row["difference"]["value"]], "sPD^v*"[offset], color=COLOURS[place], label=label)
-        inside.plot(counts, [row["rank"] for row in plain], "o-", color=COLOURS[place], label=f"rank, {name}")
-        inside.plot(counts, [row["used"] for row in plain], "s--", color=COLOURS[place], label="in use")
-        inside.plot(counts, [row["weights_rank"] for row in plain], "^:", color=COLOURS[place], label="rank of weights")
-        fit.plot(counts, [row["seen_minus_judged"] for row in plain], "o-", color=COLOURS[place], label=name)
-    quality.axhline(0, color="black", linewidth=0.8)
-    for axes, label in zip(
-        panels, ("GAUC minus no bridges", "effective number", "GAUC seen minus judged"), strict=True
-    ):
+        for axes, curve, line, of_curve in ((alone, _ALONE, "o-", ""), (whole, _WHOLE, "s--", ", beside all")):
+            rows = log["curves"][curve]
+            _gain(axes, rows, name, place)
+            counts, plain = _plain(rows)
+            fitted = [row["seen_minus_judged"] for row in plain]
+            fit.plot(counts, fitted, line, color=COLOURS[place], label=f"{name}{of_curve}")
+        counts, plain = _plain(log["curves"][_ALONE])
+        for key, line, label in (("rank", "o-", "rank"), ("used", "s--", "in use"), ("weights_rank", "^:", "weights")):
+            inside.plot(counts, [row[key] for row in plain], line, color=COLOURS[place], label=f"{label}, {name}")
+    labels = (
+        "alone: GAUC minus no bridges", "beside all: GAUC minus no bridges", "alone: effective number",
+        "GAUC seen minus judged",
+    )  # fmt: skip
+    for axes, label in zip(panels, labels, strict=True):
         axes.set_xscale("log", base=2)
         axes.set_xticks(COUNTS, labels=[str(count) for count in COUNTS])
         axes.set(xlabel="bridges", ylabel=label)
         legend(axes)
     return drawn
+
+
+def _gain(axes: Axes, rows: list[dict[str, Any]], name: str, place: int) -> None:
+    """A curve against no bridges, and its cures beside it."""
+    counts, plain = _plain(rows)
+    band(axes, counts, plain, "difference", name, place)
+    axes.axhline(0, color="black", linewidth=0.8)
+    for row in rows:
+        count, _, cure = row["name"].partition(", ")
+        if cure:
+            apart, marker = _MARKERS[cure]
+            label = cure if not place and count == str(_CURED) else None
+            axes.plot([int(count) * apart], [row["difference"]["value"]], marker, color=COLOURS[place], label=label)
+
+
+def _plain(rows: list[dict[str, Any]]) -> tuple[list[int], list[dict[str, Any]]]:
+    """Numbers of bridges, and their rows, without cures."""
+    plain = [row for row in rows if row["name"].isdigit()]
+    return [int(row["name"]) for row in plain], plain
