@@ -35,12 +35,11 @@ def one_version(made: str, **parts: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class ItemRows:
-    """Rows of one version, for who scores or folds with them."""
+    """Rows of one version as they were read, for who scores or folds with them."""
 
     version_tag: int
-    raw: npt.NDArray[np.uint8]  #: [n, stride] records, zeros where there is none; with `places` all of a slab's
+    raw: npt.NDArray[np.uint8]  #: [n, stride] records, zeros where there is none
     known: npt.NDArray[np.bool_]  #: [n] which there are
-    places: npt.NDArray[np.int64] | None = None  #: [n] where in `raw` they are, -1 for zeros; None: in order
 
     @classmethod
     def checked(

@@ -37,10 +37,9 @@ class Prepared(Protocol):
     def nbytes(self) -> int:
         """Bytes of the user's own arrays; those of the model, shared by all users, are left out."""
 
-    def score(self, rows: npt.NDArray[np.uint8], places: npt.NDArray[np.int64] | None = None) -> Floats:
+    def score(self, rows: npt.NDArray[np.uint8]) -> Floats:
         """Probabilities ([n] float32) of candidates' records ([n, stride] uint8, C-contiguous).
 
-        With `places` ([n] int64) rows are any number and a candidate's is the one at its place, below 0 one of zeros.
         A record of zeros scores as an item of which nothing is known. The GIL is released.
         """
 
@@ -103,7 +102,7 @@ def prepare(head: Head, sizes: Dimensions, folded: Folded) -> PreparedUser:
 def score_rows(user: PreparedUser, rows: ItemRows) -> Floats:
     """Probabilities ([n] float32) of candidates' rows. Raises VersionMismatch where user and rows are unlike."""
     one_version("scores", user=user.version_tag, rows=rows.version_tag)
-    return user.form.score(rows.raw, rows.places)
+    return user.form.score(rows.raw)
 
 
 def available() -> list[Kernel]:

@@ -22,7 +22,6 @@ from domain.n2o import Flag
 from domain.tiers import tier_values
 from serving.kernels.bits import edges, group_masks, word_order, words
 from serving.kernels.head import Floats, Folded, Head, Precision
-from serving.kernels.plain import taken
 
 __all__ = ["Compiled", "CompiledPrepared"]
 
@@ -90,15 +89,13 @@ class CompiledPrepared:
         """Bytes of the user's own arrays."""
         return sum(each.nbytes for each in vars(self).values() if isinstance(each, np.ndarray))
 
-    def score(self, rows: npt.NDArray[np.uint8], places: npt.NDArray[np.int64] | None = None) -> Floats:
-        """Probabilities ([n] float32) of candidates' records: `Prepared.score`."""
-        count = len(rows) if places is None else len(places)
-        scores = np.empty(count, dtype=np.float32)
-        inputs = np.empty((min(count, _CHUNK), len(self.weights)), dtype=np.float32)
-        for first in range(0, count, _CHUNK):
-            part = slice(first, first + _CHUNK)
-            chunk = rows[part] if places is None else taken(rows, places[part])
-            self._score_chunk(chunk, inputs[: len(chunk)], scores[part])
+    def score(self, rows: npt.NDArray[np.uint8]) -> Floats:
+        """Probabilities ([n] float32) of candidates' records ([n, stride] uint8)."""
+        scores = np.empty(len(rows), dtype=np.float32)
+        inputs = np.empty((min(len(rows), _CHUNK), len(self.weights)), dtype=np.float32)
+        for first in range(0, len(rows), _CHUNK):
+            chunk = rows[first : first + _CHUNK]
+            self._score_chunk(chunk, inputs[: len(chunk)], scores[first : first + len(chunk)])
         return scores
 
     def _score_chunk(self, rows: npt.NDArray[np.uint8], inputs: Floats, scores: Floats) -> None:

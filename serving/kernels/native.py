@@ -27,7 +27,7 @@ from serving.kernels.plain import Plain, PlainPrepared
 
 __all__ = ["VARIANTS", "Native", "NativePrepared"]
 
-_ABI: Final = 4  #: AIF_ABI of native/request.h
+_ABI: Final = 3  #: AIF_ABI of native/request.h
 _MOST_BITS: Final = 256  #: MAX_WORDS of native/request.h
 _MOST_INPUT: Final = 255  #: inputs of int8 in 0..1 count 255ths
 
@@ -164,14 +164,11 @@ class NativePrepared:
         """Bytes of the user's own arrays."""
         return sum(array.nbytes for array in self._user.values())
 
-    def score(self, rows: npt.NDArray[np.uint8], places: npt.NDArray[np.int64] | None = None) -> Floats:
-        """Probabilities ([n] float32) of candidates' records: `Prepared.score`."""
+    def score(self, rows: npt.NDArray[np.uint8]) -> Floats:
+        """Probabilities ([n] float32) of candidates' records ([n, stride] uint8, C-contiguous)."""
         assert rows.flags.c_contiguous and rows.shape[1] == self._stride
-        count = len(rows) if places is None else len(places)
-        at = None if places is None else np.ascontiguousarray(places, dtype=np.int64)
-        scores = np.empty(count, dtype=np.float32)
-        where = rows.ctypes.data, None if at is None else at.ctypes.data
-        if self._score(ctypes.byref(self._request), *where, count, scores.ctypes.data):
+        scores = np.empty(len(rows), dtype=np.float32)
+        if self._score(ctypes.byref(self._request), rows.ctypes.data, len(rows), scores.ctypes.data):
             raise MemoryError("no memory for the blocks that scores are computed in")
         return scores
 
@@ -195,7 +192,7 @@ def _library() -> Any:
     for variant in VARIANTS:
         if library.aif_runs(variant.number):
             score = getattr(library, f"aif_score_{variant.name}")
-            score.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+            score.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
 
 

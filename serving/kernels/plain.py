@@ -23,7 +23,7 @@ from serving.kernels.head import Floats, Folded, Head, Precision
 
 __all__ = [
     "Plain", "PlainPrepared", "assemble", "attention_weights", "category_rows", "first_layer", "input_width", "score",
-    "taken", "tier_counts",
+    "tier_counts",
 ]  # fmt: skip
 
 _COUNTERS: Final = 8  #: byte counters in a 64-bit word
@@ -55,21 +55,13 @@ class PlainPrepared:
         """Bytes of the user's own arrays."""
         return self.folded.nbytes + self.weights.nbytes
 
-    def score(self, rows: npt.NDArray[np.uint8], places: npt.NDArray[np.int64] | None = None) -> Floats:
-        """Probabilities ([n] float32) of candidates' records: `Prepared.score`."""
-        rows = rows if places is None else taken(rows, places)
+    def score(self, rows: npt.NDArray[np.uint8]) -> Floats:
+        """Probabilities ([n] float32) of candidates' records ([n, stride] uint8)."""
         records = rows.view(self.sizes.layout.dtype)[:, 0]
         inputs = np.empty((len(rows), input_width(self.sizes)), dtype=np.float32)
         assemble(records, self.head, self.folded, self.sizes, inputs)
         added = category_rows(records, self.folded, self.sizes)
         return score(inputs, self.weights, self.folded.bias, added, self.head)
-
-
-def taken(rows: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """The records at places ([N, stride], [n] -> [n, stride]), zeros where a place is below 0."""
-    found: npt.NDArray[np.uint8] = np.asarray(rows).take(places, axis=0, mode="clip")
-    found[places < 0] = 0
-    return found
 
 
 def input_width(sizes: Dimensions) -> int:

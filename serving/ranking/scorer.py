@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from domain.n2o import Flag
 from schemas.errors import Corrupt
-from serving.joining import ItemRows
 from serving.kernels import Floats, rank, score_rows
 from serving.rollout.versions import Version
 from serving.stages import StageClock
 from serving.user.user_state import UserState
 
 __all__ = ["Ranked", "Scorer"]
+
+_FIRST_ROWS: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class Ranked:
 
 
 class Scorer:
-    """Scores candidates. Any thread may call `rank`."""
+    """Scores candidates. Any thread may call `rank`; each has its own buffer, as large as its largest request."""
+
+    def __init__(self) -> None:
+        self._buffers = threading.local()
 
     def rank(
         self, version: Version, state: UserState, candidates: npt.NDArray[np.int64], top_k: int, clock: StageClock
@@ -40,34 +47,31 @@ class Scorer:
 
         Raises VersionMismatch where the state is of another version, Corrupt where a score is not a number.
         """
-        scores, found, live = self._scored(version, state, candidates, clock)
+        count = len(candidates)
+        with clock.time("feature_retrieval"):
+            rows = version.slab.rows(candidates, self._rows(count, version.layout.stride))
+            raw, found = rows.raw, rows.known
+        with clock.time("transform"):
+            deleted = found & (raw.view(version.layout.dtype)[:, 0]["flags"] & Flag.DELETED != 0)
+            live = found & ~deleted
+            raw[deleted] = 0  # what is not servable scores as if nothing were known of it
+        with clock.time("inference"):
+            scores = score_rows(state.prepared, rows)
         with clock.time("post_processing"):
             if not np.isfinite(scores).all():
                 raise Corrupt(f"model {version.name} gave a score that is not a number: roll back to another version")
             order = rank(scores, candidates, live, top_k)
         known = int(np.count_nonzero(found))
         return Ranked(
-            order, scores, live, len(candidates) - known, known - int(np.count_nonzero(live)),
+            order, scores, live, count - known, known - int(np.count_nonzero(live)),
             state.behaviours_used, state.behaviours_missing,
         )  # fmt: skip
 
-    def _scored(
-        self, version: Version, state: UserState, candidates: npt.NDArray[np.int64], clock: StageClock
-    ) -> tuple[Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Scores, who has a row, and whose is servable ([n] each). Rows are read where they lie: copying them would
-        cost more than anything but the network."""
-        while True:
-            with clock.time("feature_retrieval"):
-                held = version.slab.hold(candidates)
-            try:
-                with clock.time("transform"):
-                    found = held.places >= 0
-                    live = found & ~held.deleted
-                    # What is not servable scores as if nothing were known of it.
-                    rows = ItemRows(version.slab.tag, held.records, live, np.where(live, held.places, -1))
-                with clock.time("inference"):
-                    scores = score_rows(state.prepared, rows)
-            finally:
-                kept = version.slab.release()
-            if kept:
-                return scores, found, live
+    def _rows(self, rows: int, stride: int) -> npt.NDArray[np.uint8]:
+        """This thread's buffer ([rows, stride] uint8), valid until its next request."""
+        mine: Any = self._buffers
+        size = getattr(mine, "raw", np.empty(0, dtype=np.uint8)).size
+        if size < rows * stride:
+            mine.raw = np.empty(max(rows, _FIRST_ROWS) * stride, dtype=np.uint8)
+        raw: npt.NDArray[np.uint8] = mine.raw[: rows * stride].reshape(rows, stride)
+        return raw

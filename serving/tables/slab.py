@@ -1,15 +1,13 @@
 """The slab: all N2O rows of one model version, in files that one process writes and any number map read-only.
 
 A reader gets copies: `Slab.gather` announces itself (epochs.py), looks all ids up in one moment, copies their records
-and takes the announcement back, in one compiled call without the interpreter's lock. Who reads thousands of records
-once saves the copy: between `Slab.hold` and `Slab.release` they stay where they are, and what was made of them counts
-where the release says that nothing was taken away. The writer never changes a record that can be found: a new version
-of a row goes to a free place, then the index is switched to it, and the old place is used again when no reader that
-might have found it is left. Nobody waits for anybody, and a process that is killed or stopped anywhere leaves nothing
-locked.
+and takes the announcement back, in one compiled call without the interpreter's lock. The writer never changes a record
+that can be found: a new version of a row goes to a free place, then the index is switched to it, and the old place is
+used again when no reader that might have found it is left. Nobody waits for anybody, and a process that is killed or
+stopped anywhere leaves nothing locked.
 
-The order in which stores become visible is that of `slab_kernel.fence`. Two more things guard a reader: a record must
-be of the id and version asked for, and a lease revoked meanwhile makes it read again.
+The order in which stores become visible is that of `slab_kernel.fence`. Two more things guard a reader: a copied record
+must be of the id and version asked for, and a lease revoked meanwhile makes it copy again.
 
 The slab reads only the head of a record, which is the same for every model (domain/n2o.py); rows can therefore be
 kept before their model's artifact has been seen.
@@ -22,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +36,7 @@ from serving.tables.readers import Readers
 from serving.tables.slab_file import SlabFile
 from serving.tables.slab_kernel import COUNT, GENERATION, SERVABLE
 
-__all__ = ["Held", "Reader", "Records", "Slab", "SlabWriter", "compile_slabs", "header_dtype"]
+__all__ = ["Reader", "Records", "Slab", "SlabWriter", "compile_slabs", "header_dtype"]
 
 #: Rows as they travel: [n, stride] uint8, C-contiguous.
 Records = npt.NDArray[np.uint8]
@@ -68,14 +66,6 @@ def header_dtype(stride: int) -> np.dtype[Any]:
     )
 
 
-class Held(NamedTuple):
-    """Records that stay where they are until they are released."""
-
-    records: Records  #: of all places
-    places: Words  #: [n] where the rows are, -1 where there is none
-    deleted: npt.NDArray[np.bool_]  #: [n] whose item is deleted
-
-
 class Slab:
     """The rows of one version, to read. Any thread may; each has its own line of the board.
 
@@ -84,14 +74,13 @@ class Slab:
 
     def __init__(self, path: Path, reader: Reader) -> None:
         self._file = SlabFile.open(path, writable=False)
-        self._records: Records = self._file.rows.view(np.uint8)
         self._reader = reader
         self._index = self._map_index()
         self.tag = self._file.tag
         self.stride = self._file.stride
         self._stuck_at = -1  #: what the header's word said when it was given up waiting for
         self.damaged = 0  #: records found that were not of the id and version asked for
-        self.revoked = 0  #: reads that began again, the writer having needed the places that they read
+        self.revoked = 0  #: gathers that began again, the writer having needed the places that they read
 
     def __len__(self) -> int:
         return int(self._file.header[COUNT])
@@ -130,52 +119,22 @@ class Slab:
         """The same as rows that say of which version they are; they stay valid as long as `out` is not used again."""
         return ItemRows(self.tag, out, self.gather(ids, out))
 
-    def hold(self, ids: npt.NDArray[np.int64]) -> Held:
-        """Find the row of each id ([n] int64) and keep it in place, for this thread, until `release`.
-
-        The thread reads nothing else of any slab meanwhile. What is said of `gather` holds here once `release` has
-        said that nothing was taken away; bytes read before that may be anything.
-        """
-        ids = np.ascontiguousarray(ids)
-        slots, deleted = np.empty(len(ids), dtype=np.int64), np.empty(len(ids), dtype=np.bool_)
-        board, line = self._reader()
-        file, tag = self._file, np.uint64(self.tag)
-
-        def attempt(generation: int, entries: Words, wait: bool) -> int:
-            found = file.rows, tag, ids, slots, deleted
-            return int(kernel.hold(board, line, file.header, generation, entries, *found, wait))
-
-        self._until_done(attempt)
-        return Held(self._records, slots, deleted)
-
-    def release(self) -> bool:
-        """End this thread's `hold`. False: the writer took places back meanwhile, and what was read may be anything."""
-        kept = bool(kernel.leave(*self._reader()))
-        self.revoked += not kept
-        return kept
-
     def _gather(self, ids: Words, out: npt.NDArray[np.uint64], known: npt.NDArray[np.bool_]) -> None:
         board, line = self._reader()
-        file, tag = self._file, np.uint64(self.tag)
-
-        def attempt(generation: int, entries: Words, wait: bool) -> int:
-            copied = file.rows, tag, ids, out, known
-            return int(kernel.gather(board, line, file.header, generation, entries, *copied, wait))
-
-        self._until_done(attempt)
-
-    def _until_done(self, attempt: Callable[[int, Words, bool], int]) -> None:
-        """Read until no more is to be had: `attempt(generation, index, wait)` says how it ended."""
-        damaged, busy = 0, -1 if self._publishing_stays else 0
+        file, tag, damaged = self._file, np.uint64(self.tag), 0
+        busy = -1 if self._publishing_stays else 0
         while True:
-            ended = attempt(*self._index, busy >= 0)
+            generation, entries = self._index
+            ended = kernel.gather(
+                board, line, file.header, generation, entries, file.rows, tag, ids, out, known, busy >= 0
+            )
             if ended == kernel.DONE:
                 return
             if ended == kernel.BUSY:
                 busy += 1
                 time.sleep(_BUSY_S)
                 if busy == _BUSY_TRIES:
-                    self._stuck_at, busy = int(self._file.header[kernel.PUBLISHING]), -1
+                    self._stuck_at, busy = int(file.header[kernel.PUBLISHING]), -1
             elif ended == kernel.REMAP:
                 self._index = self._map_index()
             elif ended == kernel.DAMAGED:
@@ -183,7 +142,6 @@ class Slab:
                 if damaged == _DAMAGED_TRIES:  # the row counts as missing; the feeder's next start finds and mends it
                     self.damaged += 1
                     return
-                kernel.leave(*self._reader())  # what is held; a gather has left
             else:
                 self.revoked += 1
 
@@ -328,10 +286,7 @@ def compile_slabs() -> None:
         row.view(header_dtype(stride))["version"] = 1
         SlabWriter.create(path, 1, stride, epochs).put(row)
         writer, ids = SlabWriter.open(path, epochs), np.zeros(1, dtype=np.int64)
-        reader = Slab(path, readers.line)
-        reader.gather(ids, row)
-        reader.hold(ids)
-        reader.release()
+        Slab(path, readers.line).gather(ids, row)
         writer.delete(ids)
 
 

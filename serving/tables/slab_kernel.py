@@ -20,7 +20,7 @@ from domain.compiled import njit
 __all__ = [
     "ANNOUNCED", "BUSY", "COUNT", "DAMAGED", "DONE", "EMPTY", "EPOCH", "FIRST_SLOT", "GENERATION", "PUBLISHING",
     "READER_WORDS", "REMAP", "REMOVED", "REVOKED", "REVOKED_TICKET", "SERVABLE", "TICKET", "check_rows",
-    "checksum", "claim", "copy", "enter", "fence", "find", "find_one", "gather", "hold", "leave", "locate",
+    "checksum", "claim", "copy", "enter", "fence", "find", "find_one", "gather", "leave", "locate",
     "publish", "write_rows",
 ]  # fmt: skip
 
@@ -295,23 +295,6 @@ def _settled(header: Words, entries: Words, ids: Words, slots: Words) -> bool:
 
 
 @njit(nogil=True)
-def _look_up(
-    board: Words, reader: int, header: Words, generation: int, entries: Words, ids: Words, slots: Words, wait: bool
-) -> int:
-    """Announce a reader and find all slots; DONE, or why not: then the announcement is taken back."""
-    enter(board, reader)
-    if header[GENERATION] != generation:
-        leave(board, reader)
-        return REMAP
-    if not _settled(header, entries, ids, slots):
-        if wait:
-            leave(board, reader)
-            return BUSY
-        find(entries, ids, slots)
-    return DONE
-
-
-@njit(nogil=True)
 def gather(
     board: Words,
     reader: int,
@@ -329,10 +312,16 @@ def gather(
 
     `wait` refuses (BUSY) to read in the middle of what is being published.
     """
+    enter(board, reader)
+    if header[GENERATION] != generation:
+        leave(board, reader)
+        return REMAP
     slots = np.empty(len(ids), dtype=np.int64)
-    ended = _look_up(board, reader, header, generation, entries, ids, slots, wait)
-    if ended != DONE:
-        return ended
+    if not _settled(header, entries, ids, slots):
+        if wait:
+            leave(board, reader)
+            return BUSY
+        find(entries, ids, slots)
     damaged, words = False, rows.shape[1]
     for row in range(len(ids)):
         if row + _ROWS_AHEAD < len(ids) and slots[row + _ROWS_AHEAD] >= 0:
@@ -345,37 +334,4 @@ def gather(
             damaged |= slot >= 0
     if not leave(board, reader):
         return REVOKED
-    return DAMAGED if damaged else DONE
-
-
-@njit(nogil=True)
-def hold(
-    board: Words,
-    reader: int,
-    header: Words,
-    generation: int,
-    entries: Words,
-    rows: npt.NDArray[np.uint64],
-    tag: np.uint64,
-    ids: Words,
-    slots: Words,
-    deleted: npt.NDArray[np.bool_],
-    wait: bool,
-) -> int:
-    """Find the record of each id ([n]) and leave it where it is: `slots` ([n], -1 for none) are kept until `leave`,
-    where it ends with DONE or DAMAGED. `deleted` ([n]): whose item is. `wait` as in `gather`."""
-    ended = _look_up(board, reader, header, generation, entries, ids, slots, wait)
-    if ended != DONE:
-        return ended
-    damaged, words = False, rows.shape[1]
-    for row in range(len(ids)):
-        if row + _ROWS_AHEAD < len(ids) and slots[row + _ROWS_AHEAD] >= 0:
-            prefetch(rows, slots[row + _ROWS_AHEAD] * words)
-        slot, deleted[row] = slots[row], False
-        if slot < 0:
-            continue
-        if slot < len(rows) and np.int64(rows[slot, _ITEM_WORD]) == ids[row] and rows[slot, _VERSION_WORD] == tag:
-            deleted[row] = np.int64(rows[slot, _FLAGS_WORD] >> _HALF) & 1 == 1
-        else:
-            slots[row], damaged = -1, True
     return DAMAGED if damaged else DONE

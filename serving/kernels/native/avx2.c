@@ -6,8 +6,8 @@
 #define BYTES 32
 #include "portable.h"
 
-int aif_score_avx2(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out) {
-    return score_rows(request, rows, places, count, out);
+int aif_score_avx2(const Request *request, const uint8_t *rows, int64_t count, float *out) {
+    return score_rows(request, rows, count, out);
 }
 
 #endif

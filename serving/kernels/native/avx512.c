@@ -41,21 +41,24 @@ INLINE void multiply(__m512 sums[CANDIDATES][VECTORS], const uint16_t *rows, lon
 }
 
 /* Both hidden layers and the last one of `count` candidates, whose input rows stand in scratch. */
-INLINE void layers(const Request *r, int count, Scratch *s, const int16_t *signs, float *logits) {
+INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const int16_t *signs, float *logits) {
     long columns = r->columns_model + r->columns_user, hidden1 = r->hidden1;
     const __m512 zero = _mm512_setzero_ps();
+    const float *starts[BLOCK];
+    uint64_t factor = bucket_factor(r);
+    for (int c = 0; c < BLOCK; c++)
+        starts[c] = r->start + hidden1 * (c < count ? category_slot(r, records + (long)c * r->stride, factor) : r->categories);
     for (int tile = 0; tile < hidden1; tile += TILE) {
         const uint16_t *of_model = (const uint16_t *)r->model_weight + (long)tile * r->columns_model;
         const uint16_t *of_user = (const uint16_t *)r->user_weight + (long)tile * r->columns_user;
         for (int first = 0; first < count; first += CANDIDATES) {
-            if (!tile) fetch_next(r, s, first);
             __m512 sums[CANDIDATES][VECTORS];
             const uint16_t *inputs = s->inputs + first * columns;
 #pragma GCC unroll 6
             for (int c = 0; c < CANDIDATES; c++)
 #pragma GCC unroll 4
                 for (int v = 0; v < VECTORS; v++)
-                    sums[c][v] = start_of(s->starts[first + c] + tile + 16 * v, signs + (first + c) * hidden1 + tile + 16 * v,
+                    sums[c][v] = start_of(starts[first + c] + tile + 16 * v, signs + (first + c) * hidden1 + tile + 16 * v,
                                           r->sign_scale + tile + 16 * v);
             multiply(sums, inputs, columns, of_model, r->columns_model);
             multiply(sums, inputs + r->columns_model, columns, of_user, r->columns_user);
@@ -89,8 +92,8 @@ INLINE void layers(const Request *r, int count, Scratch *s, const int16_t *signs
     }
 }
 
-int aif_score_avx512(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out) {
-    return score_rows(request, rows, places, count, out);
+int aif_score_avx512(const Request *request, const uint8_t *rows, int64_t count, float *out) {
+    return score_rows(request, rows, count, out);
 }
 
 #endif

@@ -79,17 +79,18 @@ INLINE void multiply(__m512i sums[CANDIDATES][VECTORS], const uint8_t *rows, lon
 
 /* The first layer's values ([count][hidden1] float32), not negative. Sums over the vector and over the rest have units of
  * their own, so that they are made one after the other. */
-INLINE void first_layer(const Request *r, int count, Scratch *s, const int16_t *signs) {
+INLINE void first_layer(const Request *r, const uint8_t *records, int count, Scratch *s, const int16_t *signs) {
     long columns = r->columns_model + r->columns_user, hidden1 = r->hidden1;
-    for (int c = 0; c < count; c++)
+    uint64_t factor = bucket_factor(r);
+    for (int c = 0; c < count; c++) {
+        const float *start = r->start + hidden1 * category_slot(r, records + (long)c * r->stride, factor);
         for (long at = 0; at < hidden1; at += 16)
-            _mm512_storeu_ps(s->values + c * hidden1 + at,
-                             start_of(s->starts[c] + at, signs + c * hidden1 + at, r->sign_scale + at));
+            _mm512_storeu_ps(s->values + c * hidden1 + at, start_of(start + at, signs + c * hidden1 + at, r->sign_scale + at));
+    }
     for (int tile = 0; tile < hidden1; tile += TILE) {
         const int8_t *of_model = (const int8_t *)r->model_weight + (long)tile * r->columns_model;
         const int8_t *of_user = (const int8_t *)r->user_weight + (long)tile * r->columns_user;
         for (int first = 0; first < count; first += CANDIDATES) {
-            if (!tile) fetch_next(r, s, first);
             __m512i sums[CANDIDATES][VECTORS];
             const uint8_t *inputs = s->inputs + first * columns;
             float *values = s->values + first * hidden1 + tile;
@@ -138,10 +139,10 @@ INLINE float round_hidden(const float *values, uint8_t *to, long hidden1) {
     return largest.value / 255;
 }
 
-INLINE void layers(const Request *r, int count, Scratch *s, const int16_t *signs, float *logits) {
+INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const int16_t *signs, float *logits) {
     long hidden1 = r->hidden1;
     float units[BLOCK];
-    first_layer(r, count, s, signs);
+    first_layer(r, records, count, s, signs);
     int rounded = (count + CANDIDATES - 1) / CANDIDATES * CANDIDATES;
     for (int c = 0; c < rounded; c++) units[c] = round_hidden(s->values + c * hidden1, s->hidden + c * hidden1, hidden1);
     for (int c = 0; c < count; c++) logits[c] = r->b3;
@@ -173,8 +174,8 @@ INLINE void layers(const Request *r, int count, Scratch *s, const int16_t *signs
     }
 }
 
-int aif_score_avx512_int8(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out) {
-    return score_rows(request, rows, places, count, out);
+int aif_score_avx512_int8(const Request *request, const uint8_t *rows, int64_t count, float *out) {
+    return score_rows(request, rows, count, out);
 }
 
 #endif

@@ -5,20 +5,12 @@
  *   put_tiers(r, counters, to)               log1p of counts; a count is the difference of two edges' counters
  *   put_attention(r, signature, weights, to) weights of the attended behaviours, of sum 1 or 0
  *   slot_of(r, bucket)                       which of the user's categories a bucket is, or their number
- *   layers(r, count, scratch, signs, logits)
+ *   layers(r, records, count, scratch, signs, logits)
  */
 #include <stdlib.h>
 #include <string.h>
 
-enum { AHEAD = 32 }; /* records that are fetched ahead in the first chunk; later ones are while a chunk is scored */
-
-/* Where the records of all candidates are. */
-typedef struct Source {
-    const uint8_t *rows;
-    const int64_t *places;  /* [count] in rows, below 0 for no record; null: one after the other */
-    const uint8_t *nothing;
-    int64_t count;
-} Source;
+enum { AHEAD = 4 }; /* records that are fetched ahead */
 
 typedef struct {
     V *tables;          /* [words][WORD_TABLE] */
@@ -31,57 +23,36 @@ typedef struct {
     uint8_t *signed_;   /* [BLOCK] 1 where a candidate has a signature */
     float *units;       /* [BLOCK] what a unit of a candidate's vector is worth */
     float *values;      /* [BLOCK][hidden1] of the first layer, before they are rounded to inputs of the second */
-    const float **starts; /* [BLOCK] where a candidate's sums of the first layer start: Request.start of its category */
     float *weights;     /* [attended, padded to 16] of one candidate */
-    const struct Source *from;
-    int64_t next;       /* candidate whose record is to be fetched when the block's first one is in the layers */
-    uint8_t *nothing;   /* [stride] the record of a candidate without one: zeros */
     float *logits;      /* [CHUNK] */
 } Scratch;
-
-/* A candidate's record. */
-INLINE const uint8_t *record_of(const Request *r, const Source *from, int64_t candidate) {
-    if (!from->places) return from->rows + candidate * r->stride;
-    return from->places[candidate] < 0 ? from->nothing : from->rows + from->places[candidate] * r->stride;
-}
-
-/* Ask for a record that will be read. */
-INLINE void fetch(const Request *r, const Source *from, int64_t candidate) {
-    if (candidate >= from->count) return;
-    const uint8_t *record = record_of(r, from, candidate);
-    for (int line = 0; line < r->stride; line += 64) __builtin_prefetch(record + line);
-}
-
-/* Ask for the records of CANDIDATES of the chunk after this one. */
-INLINE void fetch_next(const Request *r, const Scratch *s, int first) {
-    for (int c = 0; c < CANDIDATES; c++) fetch(r, s->from, s->next + first + c);
-}
 
 INLINE float put_record(const Request *r, const uint8_t *record, Input *vector, Input *bridges);
 INLINE void put_tiers(const Request *r, const uint16_t *counters, Input *to);
 INLINE void put_attention(const Request *r, const uint64_t *signature, float *weights, Input *to);
 INLINE int32_t slot_of(const Request *r, int32_t bucket);
-INLINE void layers(const Request *r, int count, Scratch *s, const Sum *signs, float *logits);
+INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const Sum *signs, float *logits);
 
 /* Input rows of a block. One kind of input after the other: each is a chain of steps that wait for one another, and the
  * processor overlaps those of several candidates only where a candidate's are few. Without a signature all but vector and
  * bridges is zeros. */
-INLINE void assemble(const Request *r, const Source *from, int64_t first, int count, const uint64_t *signatures,
+INLINE void assemble(const Request *r, const uint8_t *records, int count, const uint64_t *signatures,
                      const uint16_t *counters, Scratch *s, Sum *signs) {
     long columns = r->columns_model + r->columns_user;
     int tiers = r->groups * r->tiers, span = counters_of_group(r);
     Input *user = s->inputs + r->columns_model, *attention = user + tiers + r->bridges;
     for (int c = 0; c < count; c++) {
-        const uint8_t *record = record_of(r, from, first + c);
+        const uint8_t *record = records + (long)c * r->stride;
+        for (int line = 0; line < r->stride; line += 64) __builtin_prefetch(record + AHEAD * r->stride + line);
         s->units[c] = put_record(r, record, s->inputs + c * columns, user + c * columns + tiers);
         s->signed_[c] = (load32(record + r->flags_at) & HAS_SIGNATURE) != 0;
     }
     for (int c = 0; c < count && tiers; c++) {
         Input *to = user + c * columns;
-        if (s->signed_[c])
-            put_tiers(r, counters + (long)c * r->groups * span, to);
-        else
-            memset(to, 0, sizeof(Input) * tiers);
+        if (!s->signed_[c]) memset(to, 0, sizeof(Input) * tiers);
+        if (!s->signed_[c]) continue;
+        const uint16_t *own = counters + (long)c * r->groups * span;
+        put_tiers(r, own, to);
     }
     for (int c = 0; c < count && r->attended; c++) {
         if (s->signed_[c])
@@ -105,29 +76,21 @@ INLINE int32_t category_slot(const Request *r, const uint8_t *record, uint64_t f
     return slot_of(r, 1 + (int32_t)(rest < divisor ? rest : rest - divisor));
 }
 
-INLINE void score_chunk(const Request *r, const Source *from, int64_t start, int count, Scratch *s, float *out) {
+INLINE void score_chunk(const Request *r, const uint8_t *rows, int count, Scratch *s, float *out) {
     long own = r->groups * counters_of_group(r);
-    for (int c = 0; c < count; c++) {
-        if (!start) fetch(r, from, c + AHEAD);
-        memcpy(s->words + c * r->words, record_of(r, from, start + c) + r->signature_at, 8 * r->words);
-    }
+    for (int c = 0; c < count; c++)
+        memcpy(s->words + c * r->words, rows + (long)c * r->stride + r->signature_at, 8 * r->words);
     memset(s->counters, 0, sizeof(uint16_t) * own * count);
     for (int c = 0; c < count; c++)
         for (int group = 0; group < r->groups; group++)
             s->counters[c * own + group * counters_of_group(r)] = (uint16_t)r->totals[group];
     if (r->tiers > 1) count_tiers(r, s->words, count, s->tables, s->counters);
     if (r->signs) add_signs(r, s->words, count, s->sign_table, s->signs);
-    uint64_t factor = bucket_factor(r);
     for (int first = 0; first < count; first += BLOCK) {
         int size = count - first < BLOCK ? count - first : BLOCK;
-        Sum *signs = s->signs + first * r->hidden1;
-        assemble(r, from, start + first, size, s->words + first * r->words, s->counters + first * own, s, signs);
-        for (int c = 0; c < BLOCK; c++) {
-            int32_t slot = c < size ? category_slot(r, record_of(r, from, start + first + c), factor) : r->categories;
-            s->starts[c] = r->start + (long)slot * r->hidden1;
-        }
-        s->next = start + first + CHUNK;
-        layers(r, size, s, signs, s->logits + first);
+        const uint8_t *records = rows + (long)first * r->stride;
+        assemble(r, records, size, s->words + first * r->words, s->counters + first * own, s, s->signs + first * r->hidden1);
+        layers(r, records, size, s, s->signs + first * r->hidden1, s->logits + first);
     }
     for (int c = 0; c < count; c++) out[c] = logistic(s->logits[c]);
 }
@@ -151,28 +114,23 @@ INLINE long lay_out(const Request *r, uint8_t *memory, Scratch *s) {
     s->hidden = part(&next, (long)sizeof(Input) * BLOCK * r->hidden1);
     s->signed_ = part(&next, BLOCK);
     s->units = part(&next, 4L * BLOCK);
-    s->starts = part(&next, sizeof(float *) * BLOCK);
     s->values = part(&next, sizeof(Input) == 1 ? 4L * BLOCK * r->hidden1 : 0);
     s->weights = part(&next, 4L * r->attended + 64);
-    s->nothing = part(&next, r->stride);
     s->logits = part(&next, 4L * CHUNK);
     return next - memory;
 }
 
-INLINE int score_rows(const Request *r, const uint8_t *rows, const int64_t *places, int64_t count, float *out) {
+INLINE int score_rows(const Request *r, const uint8_t *rows, int64_t count, float *out) {
     Scratch scratch;
     uint8_t *memory = aligned_alloc(64, lay_out(r, 0, &scratch));
     if (!memory) return -1;
     lay_out(r, memory, &scratch);
-    memset(scratch.nothing, 0, r->stride);
-    const Source from = {rows, places, scratch.nothing, count};
-    scratch.from = &from;
     /* Columns of padding are never written; nor are sums of signs without linear DIN. */
     memset(scratch.inputs, 0, sizeof(Input) * BLOCK * (r->columns_model + r->columns_user));
     if (!r->signs) memset(scratch.signs, 0, sizeof(Sum) * CHUNK * r->hidden1);
     for (int64_t first = 0; first < count; first += CHUNK) {
         int size = count - first < CHUNK ? (int)(count - first) : CHUNK;
-        score_chunk(r, &from, first, size, &scratch, out + first);
+        score_chunk(r, rows + first * r->stride, size, &scratch, out + first);
     }
     free(memory);
     return 0;

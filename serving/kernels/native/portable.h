@@ -82,20 +82,23 @@ INLINE void multiply(F sums[CANDIDATES][VECTORS], const float *rows, long row, c
 
 INLINE F relu(F values) { return (F)((M)values & ~(M)(values < 0)); } /* NaN stays */
 
-INLINE void layers(const Request *r, int count, Scratch *s, const float *signs, float *logits) {
+INLINE void layers(const Request *r, const uint8_t *records, int count, Scratch *s, const float *signs, float *logits) {
     long columns = r->columns_model + r->columns_user, hidden1 = r->hidden1;
+    const float *starts[BLOCK];
+    uint64_t factor = bucket_factor(r);
+    for (int c = 0; c < BLOCK; c++)
+        starts[c] = r->start + hidden1 * (c < count ? category_slot(r, records + (long)c * r->stride, factor) : r->categories);
     for (int tile = 0; tile < hidden1; tile += TILE) {
         const float *of_model = (const float *)r->model_weight + (long)tile * r->columns_model;
         const float *of_user = (const float *)r->user_weight + (long)tile * r->columns_user;
         for (int first = 0; first < count; first += CANDIDATES) {
-            if (!tile) fetch_next(r, s, first);
             F sums[CANDIDATES][VECTORS];
             const float *inputs = s->inputs + first * columns;
 #pragma GCC unroll 6
             for (int c = 0; c < CANDIDATES; c++)
 #pragma GCC unroll 2
                 for (int v = 0; v < VECTORS; v++)
-                    sums[c][v] = *(const F *)(s->starts[first + c] + tile + WIDTH * v) +
+                    sums[c][v] = *(const F *)(starts[first + c] + tile + WIDTH * v) +
                                  *(const F *)(signs + (first + c) * hidden1 + tile + WIDTH * v) *
                                      *(const F *)(r->sign_scale + tile + WIDTH * v);
             multiply(sums, inputs, columns, of_model, r->columns_model);

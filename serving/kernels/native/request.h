@@ -11,10 +11,10 @@
 #include <stdint.h>
 
 /* Changes with the meaning of anything here; native.py refuses a library of another number. */
-#define AIF_ABI 4
+#define AIF_ABI 3
 
 enum {
-    CHUNK = 240,    /* candidates whose tiers and signs are added up together: their sums and one table stay in L1 or L2 */
+    CHUNK = 960,    /* candidates whose tiers and signs are added up together: their sums and one table stay in L1 or L2 */
     BLOCK = 48,     /* candidates in the layers at a time: their input rows and one tile of weights stay in L1 */
     CANDIDATES = 6, /* candidates of one register tile; divides BLOCK */
     EDGES = 8,      /* edges between tiers counted in one pass */
@@ -56,14 +56,13 @@ typedef struct {
     const uint64_t *attended_words;    /* [words][attended, padded to 16] */
 } Request;
 
-/* Scores `count` records into `out`: those at `places` of rows, where below 0 stands for a record of zeros, or without
- * places one after the other. Returns 0, or -1 where memory for the blocks is refused. */
-typedef int Score(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out);
+/* Scores `count` records into `out`; returns 0, or -1 where memory for the blocks is refused. */
+typedef int Score(const Request *request, const uint8_t *rows, int64_t count, float *out);
 
-int aif_score_plain(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out);
-int aif_score_avx2(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out);
-int aif_score_avx512(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out);
-int aif_score_avx512_int8(const Request *request, const uint8_t *rows, const int64_t *places, int64_t count, float *out);
+int aif_score_plain(const Request *request, const uint8_t *rows, int64_t count, float *out);
+int aif_score_avx2(const Request *request, const uint8_t *rows, int64_t count, float *out);
+int aif_score_avx512(const Request *request, const uint8_t *rows, int64_t count, float *out);
+int aif_score_avx512_int8(const Request *request, const uint8_t *rows, int64_t count, float *out);
 
 /* Code for x86 needs GCC's way of choosing instructions per file and function. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,7 @@ def records(ids, generation: int) -> np.ndarray:
 def _as_python(monkeypatch):
     """Compiled steps run as Python, with small bounds, so that what is rare is frequent."""
     for name in ("enter", "leave", "_home", "find_one", "find", "locate", "claim", "publish", "checksum", "write_rows",
-                 "copy", "_settled", "_look_up", "gather", "hold"):  # fmt: skip
+                 "copy", "_settled", "gather"):  # fmt: skip
         monkeypatch.setattr(slab_kernel, name, getattr(slab_kernel, name).py_func)
     for name in ("find", "locate", "claim", "publish"):
         monkeypatch.setattr(f"serving.tables.id_index.{name}", getattr(slab_kernel, name))
@@ -74,7 +73,6 @@ def reader_of(file: MemoryFile, board: np.ndarray, number: int) -> Slab:
     made = object.__new__(Slab)
     made._file, made.tag, made.stride = file, TAG, STRIDE
     made._reader = lambda: (board, FIRST_LINE + number * READER_WORDS)
-    made._records = np.empty(0, dtype=np.uint8)  # nobody reads it as bytes here
     made._index = made._map_index()
     made._stuck_at, made.damaged, made.revoked = -1, 0, 0
     return made
@@ -83,20 +81,22 @@ def reader_of(file: MemoryFile, board: np.ndarray, number: int) -> Slab:
 @pytest.mark.usefixtures("_as_python")
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # what is compiled wraps silently
 @pytest.mark.parametrize("block", range(8))
-def test_every_read_is_one_of_the_states_that_were_published(block, monkeypatch) -> None:
-    """In any order of steps, with readers that stand for long, all that is copied, or read in place and kept, is one
-    state between start and end.
+def test_every_gather_is_one_of_the_states_that_were_published(block, monkeypatch) -> None:
+    """In any order of steps, with readers that stand for long, all that is copied is one state between start and end.
 
     Never a torn row, another id's, or a part of a batch; leases are revoked on the way, and memory stays bounded.
     """
-    found = np.array([_run(seed, monkeypatch) for seed in range(block * 25, block * 25 + 25)]).sum(axis=0)
-    revoked, gathered, held, let_go = found.tolist()
-    assert revoked > 0 and let_go > 0
-    assert gathered > 50 and held > 50
+    revoked = gathered = 0
+    for seed in range(block * 25, block * 25 + 25):
+        found = _run(seed, monkeypatch)
+        revoked += found[0]
+        gathered += found[1]
+    assert revoked > 0
+    assert gathered > 100
 
 
-def _run(seed: int, monkeypatch) -> tuple[int, int, int, int]:
-    """One schedule; how many leases were revoked, how many gathers and holds ended well, and how many holds did not."""
+def _run(seed: int, monkeypatch) -> tuple[int, int]:
+    """One schedule; how many leases were revoked, and how many gathers ended."""
     schedule, rng = Schedule(seed), np.random.default_rng(seed)
     monkeypatch.setattr("serving.tables.slab.time.sleep", lambda seconds: schedule.step())
     file = MemoryFile(Path("memory"), TAG, STRIDE, *[None] * 3).start(schedule)  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def _run(seed: int, monkeypatch) -> tuple[int, int, int, int]:
     writer = SlabWriter(file, epochs)
     states: list[dict[int, int]] = [{}]
     over: list[bool] = []
-    reads = Counter[str]()
+    gathered = [0]
 
     def publishing(*arguments) -> None:
         """A state counts from the moment when it may be seen; what fills a larger index changes none."""
@@ -135,25 +135,15 @@ def _run(seed: int, monkeypatch) -> tuple[int, int, int, int]:
         while not over:
             first = done[-1]
             asked = np.arange(16, dtype=np.int64)
-            in_place = bool(rng.integers(2))
-            if in_place:
-                held = mine.hold(asked)
-                known = held.places >= 0
-                rows = [[file.rows[place, word] for word in range(WORDS)] for place in held.places[known].tolist()]
-                rows = np.array(rows).reshape(-1, WORDS)
-                if not mine.release():
-                    reads["let go"] += 1
-                    continue
-            else:
-                out = np.zeros((16, STRIDE), dtype=np.uint8)
-                known = mine.gather(asked, out)
-                rows = out.view(np.uint64)[known]
+            out = np.zeros((16, STRIDE), dtype=np.uint8)
+            known = mine.gather(asked, out)
+            rows = out.view(np.uint64)[known]
             assert (rows[:, 0] == asked[known]).all()
             assert (rows[:, [1, 2, 3, 5, 6, *range(8, WORDS)]] == rows[:, [1]]).all(), "a torn row"
             seen = dict(zip(asked[known].tolist(), rows[:, 1].tolist(), strict=True))
             assert seen in states[first:], f"seed {seed}: {seen} was never published, of {states[first:]}"
             assert mine.damaged == 0
-            reads["held" if in_place else "gathered"] += 1
+            gathered[0] += 1
 
     schedule.run([write, lambda: read(0), lambda: read(1)])
-    return epochs.revocations, reads["gathered"], reads["held"], reads["let go"]
+    return epochs.revocations, gathered[0]

@@ -12,7 +12,6 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from domain.n2o import N2OLayout
 from schemas.ids import entity_key
@@ -42,14 +41,7 @@ rng, out, reads, wrong = np.random.default_rng(), np.empty((400, layout.stride),
 print("reading", flush=True)
 while not over.exists():
     asked = rng.integers(0, 1600, 400)
-    if sys.argv[3] == "copies":
-        known = slab.gather(asked, out)
-    else:
-        held = slab.hold(asked)
-        known = held.places >= 0
-        out[known] = held.records[held.places[known]]
-        if not slab.release():
-            continue
+    known = slab.gather(asked, out)
     records = out.view(layout.dtype)[:, 0][known]
     whole = (records["vector"] == records["source_offset"][:, None]).all(axis=1)
     wrong += int(np.count_nonzero(~(whole & (records["item_id"] == asked[known]) & (records["version"] == 7))))
@@ -66,11 +58,9 @@ def written(ids: np.ndarray, generation: int) -> np.ndarray:
     return records.view(np.uint8).reshape(len(ids), -1)
 
 
-@pytest.mark.parametrize("how", ["copies", "in place"])
-def test_readers_stopped_anywhere_see_no_torn_row_and_hold_no_memory(how, tmp_path: Path, monkeypatch) -> None:
-    """While three processes read and are stopped and continued at random, every row that they copy, or read in place
-    and were let to keep, is whole and asked for; one that stays stopped loses its lease instead of keeping places, and
-    reads on correctly when it continues.
+def test_readers_stopped_anywhere_see_no_torn_row_and_hold_no_memory(tmp_path: Path, monkeypatch) -> None:
+    """While three processes read and are stopped and continued at random, every row that they copy is whole and asked
+    for; one that stays stopped loses its lease instead of keeping places, and reads on correctly when it continues.
     """
     monkeypatch.setattr("serving.tables.places._FEWEST_IN_LIMBO", 1024)
     readers = Readers(tmp_path / "readers")
@@ -80,9 +70,7 @@ def test_readers_stopped_anywhere_see_no_torn_row_and_hold_no_memory(how, tmp_pa
     writer.put(written(ids, 4))
     over = tmp_path / "over"
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", READER, str(tmp_path), str(over), how], stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", READER, str(tmp_path), str(over)], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     try:
